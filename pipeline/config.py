@@ -1,0 +1,204 @@
+"""The configuration of a labelling run: one schema, one YAML file, single keys overridden on the command line.
+
+The docstrings below the keys are their documentation; docs/configuration.md is generated from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import fsspec
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigurationError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class InputConfig(_Section):
+    """Where the images are."""
+
+    kind: Literal["webdataset", "folder", "manifest"]
+    """`webdataset`: tar shards; `folder`: image files below a folder; `manifest`: JSONL or Parquet rows that name
+    images."""
+    path: str | list[str]
+    """URL or path, or a list of them. Tar shards and manifests may be globs: `s3://bucket/shards/*.tar`."""
+    max_pixels: int = Field(default=100_000_000, gt=0)
+    """Images with more pixels become error records (unit: pixel)."""
+    images_per_shard: int = Field(default=64, gt=0)
+    """Folders and manifests are cut into shards of this many images; it is the unit of resuming. Do not change it
+    between runs that continue each other."""
+
+
+class PromptsConfig(_Section):
+    """Where the prompts are."""
+
+    kind: Literal["inline", "jsonl", "coco"] = "inline"
+    """`inline`: beside each image, in its shard or row; `jsonl`: one file in the native form, joined by key;
+    `coco`: COCO detection results (or ground truth)."""
+    path: str | None = None
+    """The file, for `jsonl` and `coco`."""
+    coco_images: str | None = None
+    """For COCO results: the annotation file whose `images` list maps image ids to file names. Without it, ids are
+    matched with numeric file stems (`000000000139.jpg` is image 139)."""
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0)
+    """COCO results below this score are left out."""
+    categories: list[str] | None = None
+    """COCO: keep only these category names (needs `coco_images` or ground truth) or ids; default all."""
+
+    @model_validator(mode="after")
+    def _path_is_there(self) -> PromptsConfig:
+        if self.kind != "inline" and not self.path:
+            raise ValueError(f"prompts.path is needed for prompts.kind={self.kind}")
+        if self.kind == "inline" and self.path:
+            raise ValueError("prompts.path is set, but prompts.kind is inline; set prompts.kind to jsonl or coco")
+        return self
+
+
+class ModelConfig(_Section):
+    """The matting model and how it computes."""
+
+    source: str
+    """Local folder or file, hub id (`LongfeiHuang/SDMatte`), fsspec URL, or `untrained:sdmatte-mini`."""
+    weights: str | None = None
+    """File to take where the source holds several (`SDMatte_plus.pth`)."""
+    revision: str | None = None
+    """Hub revision."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on GPUs that have it, float32 on CPUs."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where the cluster has any, else the CPU."""
+    input_size: int = Field(default=1024, ge=64, multiple_of=64)
+    """Side of the model's square input (unit: pixel); the area of it with `resize: aspect`."""
+    resize: Literal["square", "aspect"] = "square"
+    """`square` as in the paper, or `aspect`, which keeps the image's aspect ratio."""
+    batch_size: int = Field(default=4, gt=0)
+    """Objects per forward pass; halved on out-of-memory and regrown."""
+    caption: str = ""
+    """Text prompt for all images; the released weights were used with the empty one."""
+
+
+class OutputConfig(_Section):
+    """Where and how the records are written."""
+
+    path: str
+    """Run directory: a local path or any fsspec URL. Belongs to one run."""
+    alpha_bits: Literal[8, 16] = 8
+    """Bits per pixel of the alpha PNGs."""
+    records_per_file: int = Field(default=128, gt=0)
+    """Records gathered into one Parquet file (at least; blocks are never split)."""
+    contact_sheet: int = Field(default=24, ge=0)
+    """Objects shown on the run's contact sheet; 0 for none."""
+
+
+class WorkersConfig(_Section):
+    """How the work is spread."""
+
+    actors: int = Field(default=1, gt=0)
+    """Processes that hold the model."""
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+    """CPUs that each of them reserves."""
+    gpus_per_actor: float = Field(default=1.0, gt=0)
+    """GPUs that each of them reserves, where the device is `cuda`."""
+    readers: int = Field(default=2, gt=0)
+    """Shards read at a time."""
+    images_per_block: int = Field(default=8, gt=0)
+    """Images handed to an actor at a time."""
+    ray_address: str | None = None
+    """Cluster to use; default the one of the environment (`RAY_ADDRESS`, as in `ray job submit`), else a local one."""
+    local_cpus: float | None = None
+    """CPUs of a local Ray instance; default the machine's."""
+    object_store_mb: int = Field(default=512, gt=0)
+    """Object store of a local Ray instance (unit: MB)."""
+    retries: int = Field(default=5, ge=0)
+    """How often a transient storage fault is retried, with backoff and jitter."""
+
+
+class LabelConfig(_Section):
+    """A labelling run."""
+
+    input: InputConfig
+    prompts: PromptsConfig = PromptsConfig()
+    model: ModelConfig
+    output: OutputConfig
+    workers: WorkersConfig = WorkersConfig()
+
+    def matte_hash(self) -> str:
+        """Return 16 hexadecimal digits that change with every setting that changes mattes, and with nothing else."""
+        content = {
+            "model": self.model.model_dump(mode="json", exclude={"batch_size", "device"}),
+            "alpha_bits": self.output.alpha_bits,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that must be equal for two jobs to continue the same run."""
+        dump = self.model_dump(mode="json", exclude={"workers": True})
+        dump["output"] = {"alpha_bits": self.output.alpha_bits}
+        for key in ("batch_size", "device"):
+            dump["model"].pop(key)
+        return dump
+
+
+def load_config(path: str | None, overrides: Sequence[str] = ()) -> LabelConfig:
+    """Read a YAML file (local or any fsspec URL) and apply overrides.
+
+    Args:
+        path: The file; None to build everything from overrides.
+        overrides: `section.key=value` strings; values are parsed as YAML, so `[a, b]`, `null` and `true` work.
+
+    Raises:
+        ConfigurationError: The file can't be read or parsed, a key is unknown, or a value is refused; all the faults
+            of a file are named at once.
+    """
+    tree: dict[str, Any] = _read_yaml(path) if path else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"override {override!r} is not of the form section.key=value")
+        _assign(tree, key.split("."), _parse(text, override), override)
+    try:
+        return LabelConfig.model_validate(tree)
+    except ValidationError as error:
+        faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(
+            f"the configuration{f' {path}' if path else ''} has {error.error_count()} fault(s):\n{faults}\n"
+            "All keys are described in docs/configuration.md"
+        ) from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't read the configuration {path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigurationError(
+            f"{path} must hold a mapping with the sections input, prompts, model, output, workers"
+        )
+    return tree
+
+
+def _parse(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"the value of {override!r} is not valid YAML: {error}") from None
+
+
+def _assign(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise ConfigurationError(f"override {override!r} goes through {key!r}, which is not a section")
+        tree = branch
+    tree[keys[-1]] = value
