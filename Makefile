@@ -1,0 +1,65 @@
+# `make demo` and `make test` work as the first command in a fresh clone: what they need is installed once into .venv.
+
+PYTHON ?= python3
+DEMO_OUT ?= demo-run
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The tests behind test-full and test-slow outlast the suite's usual limit (pyproject.toml). Unit: second per test.
+LONG := --timeout=3600
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-full test-slow parity lint types format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter that .venv is made from, DEMO_OUT=folder the demo's output."
+
+venv: $(STAMP) ## make .venv and install the project into it, if that has not happened yet
+
+demo: $(STAMP) ## label real photographs and write records and a contact sheet to DEMO_OUT
+	$(BIN)/python jobs/demo.py --out "$(DEMO_OUT)"
+
+test: $(STAMP) ## the test suite
+	$(BIN)/python -m pytest
+
+test-full: $(STAMP) ## the released model configuration at its full size (about 12 GB of memory)
+	$(BIN)/python -m pytest -m full $(LONG)
+
+test-slow: $(STAMP) ## tests that take minutes or load the machine
+	$(BIN)/python -m pytest -m slow $(LONG)
+
+parity: $(STAMP) ## deviation from the reference outputs; fails above 1e-4
+	$(BIN)/python benchmarks/parity.py
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+format: $(STAMP) ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches and build products (.venv and outputs of runs stay)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# The stamp is as old as the last complete installation: an interrupted one, or new dependencies, install again.
+$(STAMP): pyproject.toml | $(BIN)/pip
+	@echo "Installing PyTorch, Ray and the development tools into .venv. This happens once and takes some minutes."
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "Installed."
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
+	    echo "sdmatte needs Python 3.11 to 3.14; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	    echo "Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "'$(PYTHON)' cannot make virtual environments (no venv or ensurepip module)." >&2; \
+	    echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv

@@ -1,0 +1,54 @@
+"""Label a corpus: images and prompts in, a run directory of records with alpha mattes out.
+
+    python jobs/label.py --config corpus.yaml
+    python jobs/label.py --config corpus.yaml model.precision=bfloat16 output.path=s3://bucket/runs/7
+    ray job submit --working-dir . -- python jobs/label.py --config corpus.yaml
+
+The same command continues a run that was interrupted. Exit code 0: the run is complete, every input has exactly one
+record; 1: it is not; 2: the configuration, the input or the model must be changed first; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="jobs/label.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file, local or any fsspec URL; see docs/configuration.md")
+    parser.add_argument("--dry-run", action="store_true", help="check everything that costs nothing, print the plan")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces single keys of the file")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    from pipeline.config import load_config
+    from pipeline.errors import ConfigurationError, PipelineError
+    from pipeline.label import label, plan
+
+    try:
+        config = load_config(arguments.config, arguments.overrides)
+        if arguments.dry_run:
+            print(plan(config))
+            return 0
+        summary = label(config)
+    except ConfigurationError as error:
+        print(f"label: {error}", file=sys.stderr)
+        return 2
+    except PipelineError as error:
+        print(f"label: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("label: interrupted; the same command continues this run", file=sys.stderr)
+        return 130
+    print(summary)
+    return 0 if summary.complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What a run records about its origin: code, libraries, model and configuration, and never a credential."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import sdmatte
+
+LIBRARIES = (
+    "diffusers",
+    "fsspec",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "ray",
+    "s3fs",
+    "torch",
+    "transformers",
+)
+"""Distributions that can change a matte or how it is stored."""
+
+_GIT_SECONDS = 10  # a working tree on a hanging network drive must not hold up the job
+
+# User and password in a URL, also where the password holds an @ or a slash; `host:8080/` is no user.
+_USERINFO = re.compile(r"(\b(?!abfs|wasb)[a-zA-Z][\w+.-]*://)(?:[^\s/]*@|[^\s/@:]*:(?!\d*/)[^\s@]*@)")
+# A query has name=value in it. A question mark without one is a wildcard: s3://bucket/shard-?.tar
+_QUERY = re.compile(r"(://[^\s?#]*)\?[^\s?#]*=[^\s]*")
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The model that makes a run's mattes.
+
+    Attributes:
+        name: For people.
+        weights_sha256: SHA-256 of the weights, 64 hexadecimal digits.
+        precision: What it computes in, resolved: float32, bfloat16 or float16.
+    """
+
+    name: str
+    weights_sha256: str
+    precision: str
+
+
+def code_version() -> dict[str, Any]:
+    """Return the version of this program.
+
+    Returns:
+        `version` of the package; where the package is run from a git checkout also `commit`, the full hash, and
+        `modified`, whether tracked files differ from it. Both are None elsewhere (as for `ray job submit`, which
+        leaves `.git` behind).
+    """
+    commit, modified = _git_state(Path(__file__))
+    return {"version": sdmatte.__version__, "commit": commit, "modified": modified}
+
+
+def _git_state(file: Path) -> tuple[str | None, bool | None]:
+    # A virtual environment often lies inside some other project's checkout: only a tracked file tells.
+    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        return None, None
+    commit = _git(file.parent, "rev-parse", "HEAD")
+    changes = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints; None where it fails, or isn't there."""
+    program = shutil.which("git")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603 - constant arguments, no shell
+            [program, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
+        )
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return done.stdout.strip()
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the :data:`LIBRARIES` that are installed here, without importing them."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def redact(value: Any) -> Any:
+    """Return a copy of JSON-plain data in which no URL carries user, password or query.
+
+    Presigned URLs carry their signature in the query. Text around a URL stays, so that messages can be redacted too;
+    so does what stands before the @ in Azure's `abfs://container@account...`, which is no user.
+
+    >>> redact({"path": ["https://me:secret@host/a.jsonl?sig=abc", "s3://bucket/shard-?.tar"]})
+    {'path': ['https://host/a.jsonl', 's3://bucket/shard-?.tar']}
+    """
+    match value:
+        case str():
+            return _QUERY.sub(r"\1", _USERINFO.sub(r"\1", value))
+        case dict():
+            return {key: redact(part) for key, part in value.items()}
+        case list() | tuple():
+            return [redact(part) for part in value]
+        case _:
+            return value

@@ -1,0 +1,173 @@
+"""Reconciliation: proves that a run holds exactly one record per prompt, from its commits alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.commits import Commit, Committed, Ledger, by_shard
+from pipeline.ids import id_sum
+
+UNMATCHED_PROMPTS = "prompts:unmatched"
+"""Shard of the records for prompts of a separate file whose image is in no shard. A run may have it or not; where it
+is there it needs a ledger like any other."""
+
+_NAMED = 10  # commits named in one message
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """Inputs against records. A run is complete when `faults` is empty.
+
+    Attributes:
+        shards: Shards of the input (and the one of unmatched prompts, where there is any).
+        finished: Shards that left behind exactly what their ledgers ask for.
+        images: Images of the shards that were read to their end.
+        expected: Records that these shards must leave behind.
+        found: Distinct records committed.
+        lost: Records known to be missing. Shards that were not read to their end have an unknown number of them,
+            which is not in here: they are not `finished`.
+        doubled: Records that stand there a second time (or a third, ...).
+        unexpected: Records known to belong to no input.
+        by_status: Committed records by status.
+        by_code: Committed error records by error code.
+        faults: What is wrong, shard by shard, and what to do; for people.
+    """
+
+    shards: int
+    finished: int
+    images: int
+    expected: int
+    found: int
+    lost: int
+    doubled: int
+    unexpected: int
+    by_status: dict[str, int]
+    by_code: dict[str, int]
+    faults: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run holds exactly one record for each prompt of each shard, and nothing else."""
+        return not self.faults
+
+    def counts(self) -> dict[str, Any]:
+        """Return all the numbers, as they stand in `run.json`."""
+        return {key: value for key, value in vars(self).items() if key != "faults"}
+
+
+@dataclass
+class _Shard:
+    """The outcome for one shard."""
+
+    expected: int = 0
+    lost: int = 0
+    unexpected: int = 0
+    fault: str | None = None
+
+
+def reconcile(commits: Sequence[Commit], expected: Iterable[str], files: Collection[str]) -> Reconciliation:
+    """Compare what was committed with what the shards' ledgers ask for.
+
+    Args:
+        commits: All commits of the run.
+        expected: Names of the input's shards.
+        files: Data files that are there, relative to the run directory.
+    """
+    gone = {commit.stem: commit for commit in commits if commit.data and commit.data not in files}
+    faults = [
+        f"{commit.data} is gone, and with it {commit.rows} records: delete commits/{stem}.json and start the job "
+        "again, which makes them anew"
+        for stem, commit in gone.items()
+    ]
+    shards = by_shard(_without_records(commit) if commit.stem in gone else commit for commit in commits)
+
+    names = set(expected) | ({UNMATCHED_PROMPTS} & shards.keys())
+    outcomes = {name: _expected_shard(name, shards.get(name)) for name in sorted(names)}
+    outcomes |= {name: _unexpected_shard(name, shards[name]) for name in sorted(shards.keys() - names)}
+    faults += [outcome.fault for outcome in outcomes.values() if outcome.fault]
+
+    total, found, strays = _doubles(shards)
+    if strays:
+        faults.append(f"{strays} records stand under more than one shard: two shards hold the same images and prompts")
+    ok = sum(shard.ok for shard in shards.values())
+    return Reconciliation(
+        shards=len(names),
+        finished=sum(outcomes[name].fault is None for name in names),
+        images=sum(_ledger(shard).images for name, shard in shards.items() if name in names and shard.ledgers),
+        expected=sum(outcome.expected for outcome in outcomes.values()),
+        found=found,
+        lost=sum(outcome.lost for outcome in outcomes.values()),
+        doubled=total - found,
+        unexpected=sum(outcome.unexpected for outcome in outcomes.values()),
+        by_status={"ok": ok, "error": total - ok},
+        by_code=dict(sorted(sum((Counter(shard.errors) for shard in shards.values()), Counter()).items())),
+        faults=tuple(faults),
+    )
+
+
+def _without_records(commit: Commit) -> Commit:
+    empty = np.empty(0, np.int64)
+    return replace(
+        commit,
+        shards={name: replace(part, record_ids=empty, ok=0, errors={}) for name, part in commit.shards.items()},
+    )
+
+
+def _expected_shard(name: str, shard: Committed | None) -> _Shard:
+    if shard is None:
+        return _Shard(fault=f"shard {name}: not begun; start the job again")
+    if not shard.ledgers:
+        count = len(shard.record_ids)
+        return _Shard(fault=f"shard {name}: not read to its end ({count} records so far); start the job again")
+    ledger = _ledger(shard)
+    distinct = np.unique(shard.record_ids)
+    lost = max(0, ledger.records - len(distinct))
+    unexpected = max(0, len(distinct) - ledger.records)
+    if len(distinct) == ledger.records and id_sum(distinct.tolist()) != ledger.id_sum:
+        lost = unexpected = 1  # at least: one record stands where another should
+    doubled = len(shard.record_ids) - len(distinct)
+    outcome = _Shard(ledger.records, lost, unexpected)
+    if len(shard.ledgers) > 1:
+        what = f"changed while the run went on ({len(shard.ledgers)} ledgers that differ)"
+    elif unexpected:
+        what = f"{unexpected} or more records that are not in the input, {lost} lost"
+    elif doubled:
+        what = f"{doubled} records are there more than once (did two jobs write at the same time?)"
+    elif lost:
+        outcome.fault = f"shard {name}: {lost} of {ledger.records} records are missing; start the job again"
+        return outcome
+    else:
+        return outcome
+    outcome.fault = f"shard {name}: {what}; {_anew(shard)}"
+    return outcome
+
+
+def _unexpected_shard(name: str, shard: Committed) -> _Shard:
+    count = len(np.unique(shard.record_ids))
+    fault = f"shard {name}: {count} records, but the input has no such shard; put it back, or {_anew(shard)}"
+    return _Shard(unexpected=count, fault=fault)
+
+
+def _ledger(shard: Committed) -> Ledger:
+    """Return the ledger to count with; where there are several, there is a fault in any case."""
+    return max(shard.ledgers, key=lambda ledger: ledger.records)
+
+
+def _anew(shard: Committed) -> str:
+    """Say how all records of a shard are made anew: without its commits their data files are orphans."""
+    names = ", ".join(f"commits/{stem}.json" for stem in shard.commits[:_NAMED])
+    more = f" and {len(shard.commits) - _NAMED} more that name it" if len(shard.commits) > _NAMED else ""
+    return f"delete {names}{more} and start the job again, which makes their records anew"
+
+
+def _doubles(shards: dict[str, Committed]) -> tuple[int, int, int]:
+    """Return committed records, distinct ones, and those that are distinct within their shards but not overall."""
+    ids = [shard.record_ids for shard in shards.values()]
+    everything = np.concatenate([*ids, np.empty(0, np.int64)])
+    found = len(np.unique(everything))
+    return len(everything), found, sum(len(np.unique(part)) for part in ids) - found

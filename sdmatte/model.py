@@ -1,0 +1,434 @@
+"""The model as people use it: images and prompts in, alphas out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sdmatte.checkpoint import load_into, read_state_dict, sha256_file
+from sdmatte.configs import ModelConfigs
+from sdmatte.embeddings import BOX_COORDINATES, CoordinateFeatures, box_features, point_features
+from sdmatte.errors import PromptError, SDMatteError
+from sdmatte.geometry import AlphaType, Resize, from_grid, model_grid, quantise, to_grid
+from sdmatte.images import decode_image
+from sdmatte.locate import locate
+from sdmatte.network import Network
+from sdmatte.prompt_maps import PromptMap, prompt_map
+from sdmatte.prompts import Prompt, PromptKind
+from sdmatte.text import caption_ids
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+UNTRAINED = "untrained:"
+"""Prefix of a source that names a packaged configuration, to be filled with random weights."""
+
+_TRAINED_KINDS: tuple[PromptKind, ...] = ("box", "points", "mask")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image on its way through the model: encoded once, matted once per prompt.
+
+    Attributes:
+        latent: ``(C, h, w)``, scaled, on the model's device.
+        width: Of the upright image, pixels.
+        height: Of the upright image, pixels.
+        grid: Height and width of the model's input, pixels.
+    """
+
+    latent: Tensor
+    width: int
+    height: int
+    grid: tuple[int, int]
+
+
+class SDMatte:
+    """SDMatte or LiteSDMatte (arXiv 2508.00443), ready to matte.
+
+    Build it with :meth:`from_pretrained` or :meth:`untrained`. Not safe for concurrent calls from several threads.
+
+    Attributes:
+        name: Of the model.
+        weights_sha256: SHA-256 of the weights file, hexadecimal.
+        trained: False for random weights.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``: what the network computes in.
+        device: Where it computes.
+        input_size: Side of the model's square input, pixels.
+        resize: ``"square"`` or ``"aspect"``, see :func:`sdmatte.geometry.model_grid`.
+        prompt_kinds: Kinds of prompt that the weights were trained for.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        configs: ModelConfigs,
+        *,
+        name: str,
+        weights_sha256: str,
+        trained: bool = True,
+        tokenizer: Path | None = None,
+        prompt_kinds: tuple[PromptKind, ...] = _TRAINED_KINDS,
+        device: str | None = None,
+        precision: Precision = "auto",
+        input_size: int | None = None,
+        resize: Resize = "square",
+        caption: str = "",
+    ) -> None:
+        self.name = name
+        self.weights_sha256 = weights_sha256
+        self.trained = trained
+        self.prompt_kinds = prompt_kinds
+        self.device = _device(device)
+        self.precision, self._dtype = _dtype(precision, self.device)
+        self.input_size = _input_size(input_size or 1024, network.stride)
+        self.resize = resize
+        self._text_config, self._tokenizer = configs.text_encoder, tokenizer
+        self._network = network.eval().requires_grad_(False)
+        self._text = self._embed(caption)
+        if not caption:
+            network.text_encoder = None  # 340 M parameters that would compute a constant
+        for part in (network.vae, network.unet):
+            part.to(device=self.device, dtype=self._dtype)
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        weights: str | None = None,
+        revision: str | None = None,
+        device: str | None = None,
+        precision: Precision = "auto",
+        input_size: int | None = None,
+        resize: Resize = "square",
+        caption: str = "",
+    ) -> SDMatte:
+        """Load a model.
+
+        Args:
+            source: A folder or a weights file, a hub id (``"LongfeiHuang/SDMatte"``), an fsspec URL of either, or
+                ``"untrained:<packaged configuration>"``.
+            weights: Name of the weights file, where the source holds several (``"SDMatte_plus.pth"``).
+            revision: Branch, tag or commit on the hub.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; default the GPU if there is one.
+            precision: ``"auto"`` is bfloat16 on GPUs that have it (else float16) and float32 on CPUs.
+            input_size: Side of the model's square input, pixels, a multiple of 64; default 1024 as in the paper.
+            resize: ``"square"`` as in the paper; ``"aspect"`` keeps the image's aspect ratio.
+            caption: Text prompt; the released weights were used with the empty one. With a caption the text encoder
+                stays in memory, so that :meth:`set_caption` can change it.
+
+        Raises:
+            CheckpointError: The model can't be found, is damaged, or is not an SDMatte model.
+            SDMatteError: The device or the precision is not to be had.
+        """
+        if str(source).startswith(UNTRAINED):
+            config = str(source).removeprefix(UNTRAINED)
+            return cls.untrained(
+                config, device=device, precision=precision, input_size=input_size, resize=resize, caption=caption
+            )
+        files = locate(source, weights=weights, revision=revision)
+        with torch.device("meta"):  # no memory before the weights arrive
+            network = Network(files.configs)
+        load_into(network, read_state_dict(files.weights), where=str(files.weights), dtype=torch.float32)
+        return cls(
+            network,
+            files.configs,
+            name=files.name,
+            weights_sha256=sha256_file(files.weights),
+            tokenizer=files.tokenizer,
+            prompt_kinds=files.prompt_kinds or _TRAINED_KINDS,
+            device=device,
+            precision=precision,
+            input_size=input_size,
+            resize=resize,
+            caption=caption,
+        )
+
+    @classmethod
+    def untrained(
+        cls,
+        config: str = "sdmatte-mini",
+        *,
+        seed: int = 0,
+        device: str | None = None,
+        precision: Precision = "auto",
+        input_size: int | None = None,
+        resize: Resize = "square",
+        caption: str = "",
+    ) -> SDMatte:
+        """Build a model with random weights: it computes, but its alphas mean nothing. For tests and dry runs.
+
+        Args:
+            config: A packaged configuration, see :data:`sdmatte.configs.PACKAGED`.
+            seed: Of the weights.
+            device: See :meth:`from_pretrained`, as the other arguments.
+            precision: See :meth:`from_pretrained`.
+            input_size: See :meth:`from_pretrained`.
+            resize: See :meth:`from_pretrained`.
+            caption: See :meth:`from_pretrained`.
+        """
+        configs = ModelConfigs.released(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Network(configs)
+        return cls(
+            network,
+            configs,
+            name=f"{config} (untrained)",
+            weights_sha256=_state_sha256(network),
+            trained=False,
+            device=device,
+            precision=precision,
+            input_size=input_size,
+            resize=resize,
+            caption=caption,
+        )
+
+    def set_caption(self, caption: str) -> None:
+        """Change the text prompt of a model that was loaded with one.
+
+        Raises:
+            SDMatteError: The model was loaded with the empty caption, so its text encoder is gone.
+        """
+        if self._network.text_encoder is None:
+            raise SDMatteError("the text encoder was released; load the model with a caption to keep it")
+        self._text = self._embed(caption)
+
+    @overload
+    def __call__(
+        self, image: ImageLike, prompt: Prompt, *, dtype: Literal["float32"] = "float32"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def __call__(self, image: ImageLike, prompt: Prompt, *, dtype: AlphaType) -> NDArray[Any]: ...
+    def __call__(self, image: ImageLike, prompt: Prompt, *, dtype: AlphaType = "float32") -> NDArray[Any]:
+        """Matte one object of one image.
+
+        Args:
+            image: A path, a PIL image, or ``(H, W, 3)`` uint8 RGB.
+            prompt: Which object, in pixels of the upright image.
+            dtype: ``"float32"`` in [0, 1], ``"uint8"`` or ``"uint16"`` (rounded).
+
+        Returns:
+            ``(H, W)`` alpha at the size of the upright image.
+
+        Raises:
+            ImageError: The image can't be read.
+            PromptError: The prompt does not fit the image or the model.
+        """
+        return self.predict([image], [[prompt]], dtype=dtype)[0][0]
+
+    def predict(
+        self,
+        images: Sequence[ImageLike],
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        dtype: AlphaType = "float32",
+        batch_size: int = 4,
+    ) -> list[list[NDArray[Any]]]:
+        """Matte several objects of several images; each image is encoded once.
+
+        Args:
+            images: See :meth:`__call__`.
+            prompts: For each image its prompts; kinds may be mixed.
+            dtype: See :meth:`__call__`.
+            batch_size: Images decoded at a time, and objects per forward pass; bounds the memory.
+
+        Returns:
+            For each image, for each of its prompts, an ``(H, W)`` alpha.
+
+        Raises:
+            ImageError: An image can't be read.
+            PromptError: A prompt does not fit its image or the model; the message says which.
+        """
+        if len(images) != len(prompts):
+            raise PromptError(
+                "prompt_malformed", f"got {len(images)} images but {len(prompts)} lists of prompts; give one list each"
+            )
+        alphas: list[list[NDArray[Any]]] = []
+        for start in range(0, len(images), batch_size):
+            pixels = [decode_image(image).pixels for image in images[start : start + batch_size]]
+            wanted = prompts[start : start + batch_size]
+            for index, (picture, of_image) in enumerate(zip(pixels, wanted, strict=True)):
+                for number, prompt in enumerate(of_image):
+                    self._check(
+                        prompt, picture.shape[1], picture.shape[0], f"image {start + index}, prompt {number}: "
+                    )
+            encoded = self.encode(pixels)
+            flat = [(image, prompt) for image, mine in zip(encoded, wanted, strict=True) for prompt in mine]
+            found = iter(
+                [
+                    quantise(alpha, dtype)
+                    for at in range(0, len(flat), batch_size)
+                    for alpha in self.matte(flat[at : at + batch_size])
+                ]
+            )
+            alphas.extend([next(found) for _ in mine] for mine in wanted)
+        return alphas
+
+    def check(self, prompt: Prompt, width: int, height: int) -> None:
+        """Check that a prompt fits an image of ``width`` x ``height`` pixels, and this model.
+
+        Raises:
+            PromptError: With a code, see :mod:`sdmatte.prompts`; ``prompt_unsupported`` where the model was not made
+                for that kind of prompt.
+        """
+        self._check(prompt, width, height, "")
+
+    @torch.inference_mode()
+    def encode(self, pixels: Sequence[NDArray[np.uint8]]) -> list[EncodedImage]:
+        """Encode images, as batches of equal grids.
+
+        Args:
+            pixels: ``(H, W, 3)`` RGB each, upright.
+
+        Returns:
+            One encoded image each, in order.
+        """
+        stride, size = self._network.stride, self.input_size
+        grids = [model_grid(p.shape[1], p.shape[0], size, self.resize, stride) for p in pixels]
+        encoded: dict[int, EncodedImage] = {}
+        with self._exact_float32():
+            for grid, indices in _by_grid(grids):
+                batch = np.stack([to_grid(pixels[index], grid) for index in indices])
+                for index, latent in zip(indices, self._network.encode_image(self._tensor(batch)), strict=True):
+                    height, width = pixels[index].shape[:2]
+                    encoded[index] = EncodedImage(latent, width, height, grid)
+        return [encoded[index] for index in range(len(pixels))]
+
+    @torch.inference_mode()
+    def matte(self, objects: Sequence[tuple[EncodedImage, Prompt]]) -> list[NDArray[np.float32]]:
+        """Matte one batch of objects; of one image or of several, prompt kinds mixed.
+
+        Args:
+            objects: Encoded images with one checked prompt each (see :meth:`check`).
+
+        Returns:
+            ``(H, W)`` float32 alphas in [0, 1] at the size of the upright images, in order.
+        """
+        alphas: dict[int, NDArray[np.float32]] = {}
+        with self._exact_float32():
+            for grid, indices in _by_grid([image.grid for image, _ in objects]):
+                batch = self._forward([objects[index] for index in indices], grid)
+                for index, alpha in zip(indices, batch, strict=True):
+                    alphas[index] = from_grid(alpha, objects[index][0].width, objects[index][0].height)
+        return [alphas[index] for index in range(len(objects))]
+
+    def _forward(self, objects: Sequence[tuple[EncodedImage, Prompt]], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Run the network on objects of one grid; returns ``(B, grid height, grid width)``."""
+        maps = [prompt_map(prompt, image.width, image.height, grid) for image, prompt in objects]
+        latent = self._network.predict_latent(
+            torch.stack([image.latent for image, _ in objects]),
+            torch.from_numpy(np.stack([each.pixels for each in maps])[:, None]).to(self.device),
+            self._coordinates(maps),
+            torch.tensor([0.0 if prompt.transparent else 1.0 for _, prompt in objects], device=self.device),
+            self._text,
+            torch.tensor([each.masks_attention for each in maps], device=self.device),
+        )
+        return np.asarray(self._network.decode(latent)[:, 0].float().cpu().numpy())
+
+    def _coordinates(self, maps: Sequence[PromptMap]) -> CoordinateFeatures:
+        unet = self._network.unet
+        box, points = torch.zeros(len(maps), unet.box_dim), torch.zeros(len(maps), unet.points_dim)
+        for index, each in enumerate(maps):
+            coordinates = torch.from_numpy(each.coordinates)
+            if each.is_points:
+                points[index] = point_features(coordinates, unet.points_dim)
+            else:
+                assert len(coordinates) == BOX_COORDINATES
+                box[index] = box_features(coordinates, unet.box_channels)
+        is_points = torch.tensor([each.is_points for each in maps])
+        return CoordinateFeatures(*(part.to(self.device) for part in (box, points, is_points)))
+
+    def _check(self, prompt: Prompt, width: int, height: int, where: str) -> None:
+        try:
+            prompt.validate(width, height)
+        except PromptError as error:
+            raise PromptError(error.code, f"{where}{error}") from None
+        if prompt.kind in self.prompt_kinds:
+            return
+        message = f"{where}{self.name} was trained for {', '.join(self.prompt_kinds)} prompts, not for {prompt.kind}"
+        if prompt.kind in _TRAINED_KINDS:
+            raise PromptError("prompt_unsupported", f"{message}; use another checkpoint or another prompt")
+        _log.warning("%s; expect poor mattes", message)
+
+    def _embed(self, caption: str) -> Tensor:
+        ids = caption_ids(caption, self._tokenizer, self._text_config)
+        return self._network.embed_text(ids).to(self.device)
+
+    def _tensor(self, batch: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(batch).to(self.device, self._dtype)
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    @contextlib.contextmanager
+    def _exact_float32(self) -> Iterator[None]:
+        """Keep convolutions of a float32 model on a GPU in float32 (cuDNN would use TF32 by default)."""
+        if self.device.type == "cuda" and self._dtype == torch.float32:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                yield
+        else:
+            yield
+
+
+def _by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Group indices by grid, in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, grid in enumerate(grids):
+        groups.setdefault(grid, []).append(index)
+    yield from groups.items()
+
+
+def _device(device: str | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise SDMatteError(f"unknown device {device!r}: {error}") from None
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise SDMatteError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s); "
+            "use device='cpu', or install a CUDA build of torch and check the driver with nvidia-smi"
+        )
+    return chosen
+
+
+def _dtype(precision: Precision, device: torch.device) -> tuple[str, torch.dtype]:
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    chosen: str = precision
+    if precision == "auto" and device.type == "cuda":
+        chosen = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    elif precision == "auto":
+        chosen = "float32"
+    if chosen not in dtypes:
+        raise SDMatteError(f"unknown precision {precision!r}; expected auto, {', '.join(dtypes)}")
+    if chosen == "float16" and device.type == "cpu":
+        raise SDMatteError("float16 is slower and less exact than float32 on CPUs; use bfloat16 or float32")
+    return chosen, dtypes[chosen]
+
+
+def _input_size(size: int, stride: int) -> int:
+    if size < stride or size % stride:
+        raise SDMatteError(f"input_size {size} must be a positive multiple of {stride}")
+    return size
+
+
+def _state_sha256(network: Network) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,86 @@
+"""The two autoencoders behind one interface: Stable Diffusion's (SDMatte) and the tiny one (LiteSDMatte)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from torch import Tensor, nn
+
+from sdmatte.errors import CheckpointError
+
+
+class MattingVAE(Protocol):
+    """Between pictures and scaled latents; a deterministic map both ways."""
+
+    downsampling: int
+    """Pixels per latent cell, along each side."""
+
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` in [-1, 1] to a scaled latent ``(B, C, H / downsampling, W / downsampling)``."""
+
+    def decode_alpha(self, latent: Tensor) -> Tensor:
+        """Map a scaled latent ``(B, C, h, w)`` to an alpha ``(B, 1, H, W)`` in [0, 1]."""
+
+
+class KLVAE(AutoencoderKL):  # type: ignore[misc]  # diffusers' classes are untyped for mypy here
+    """Stable Diffusion's autoencoder: the mean of the posterior, never a sample."""
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell, along each side."""
+        return int(2 ** (len(self.config.block_out_channels) - 1))
+
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """See :class:`MattingVAE`."""
+        mean: Tensor = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)[0]
+        return mean * self.config.scaling_factor
+
+    def decode_alpha(self, latent: Tensor) -> Tensor:
+        """See :class:`MattingVAE`."""
+        return _alpha(self.decoder(self.post_quant_conv(latent / self.config.scaling_factor)))
+
+
+class TinyVAE(AutoencoderTiny):  # type: ignore[misc]  # diffusers' classes are untyped for mypy here
+    """The tiny autoencoder of LiteSDMatte."""
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell, along each side."""
+        return int(2 ** (len(self.config.encoder_block_out_channels) - 1))
+
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """See :class:`MattingVAE`.
+
+        Pixels are mapped to [0, 1] here, and once more by the encoder itself: the released weights were trained so.
+        """
+        latent: Tensor = self.encoder((pixels + 1) / 2)
+        return latent * self.config.scaling_factor
+
+    def decode_alpha(self, latent: Tensor) -> Tensor:
+        """See :class:`MattingVAE`."""
+        return _alpha(self.decoder(latent / self.config.scaling_factor))
+
+
+def build_vae(config: Mapping[str, Any]) -> nn.Module:
+    """Build the autoencoder of a diffusers ``vae/config.json``.
+
+    Returns:
+        A module that follows :class:`MattingVAE`.
+
+    Raises:
+        CheckpointError: The class is neither ``AutoencoderKL`` nor ``AutoencoderTiny``.
+    """
+    classes: dict[str, Any] = {"AutoencoderKL": KLVAE, "AutoencoderTiny": TinyVAE}
+    name = config.get("_class_name")
+    if name not in classes:
+        raise CheckpointError(f"vae/config.json: _class_name is {name!r}, expected one of {', '.join(classes)}")
+    # The released KL configuration leaves `force_upcast` at its default, which only matters to diffusers' pipelines.
+    vae: nn.Module = classes[name].from_config(dict(config))
+    return vae
+
+
+def _alpha(pixels: Tensor) -> Tensor:
+    return (pixels.mean(dim=1, keepdim=True).clip(-1.0, 1.0) + 1.0) / 2.0

@@ -1,0 +1,94 @@
+"""The reference implementation's outputs on name-seeded weights, and how far ours are from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sdmatte.configs import ModelConfigs
+from sdmatte.embeddings import CoordinateFeatures, box_features, point_features
+from sdmatte.network import Network
+from support.seeded import seeded_tensor
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+KINDS = {"bbox_mask": "bbox_coords", "point_mask": "point_coords", "mask": "mask_coords"}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Largest deviations of one case: alpha absolute, U-Net output relative to the reference's largest value."""
+
+    case: str
+    alpha: float
+    unet: float
+
+
+def seeded_network(folder: Path) -> tuple[Network, Tensor]:
+    """Return the network of ``folder`` with name-seeded float32 weights, and the fixtures' text embedding by it."""
+    name = folder.name
+    configs = ModelConfigs.released("sdmatte") if name == "sdmatte_full" else ModelConfigs.from_folder(folder)
+    shapes = json.loads((folder / "state_dict_shapes.json").read_text())
+    with torch.device("meta"):
+        network = Network(configs)
+    own = network.state_dict()
+    for key, shape in shapes.items():
+        ours = key if key in own else key.replace("text_encoder.text_model.", "text_encoder.")
+        assert list(own.pop(ours).shape) == shape, key
+        module, _, leaf = ours.rpartition(".")
+        parameter = torch.nn.Parameter(torch.from_numpy(seeded_tensor(key, shape)), requires_grad=False)
+        setattr(network.get_submodule(module), leaf, parameter)
+    assert not own, f"tensors that the reference does not have: {list(own)[:5]}"
+    ids = torch.zeros(1, 77, dtype=torch.long)
+    ids[0, :2] = torch.tensor([998, 999])
+    text = network.eval().embed_text(ids)
+    network.text_encoder = None
+    return network, text
+
+
+def _features(network: Network, kind: str, coordinates: Tensor) -> CoordinateFeatures:
+    unet, batch = network.unet, len(coordinates)
+    box, points = torch.zeros(batch, unet.box_dim), torch.zeros(batch, unet.points_dim)
+    for index, row in enumerate(coordinates):
+        if kind == "point_mask":
+            points[index] = point_features(row, unet.points_dim)
+        else:
+            box[index] = box_features(row, unet.box_channels)
+    return CoordinateFeatures(box, points, torch.full((batch,), kind == "point_mask"))
+
+
+@torch.inference_mode()
+def deviations(folder: Path) -> Iterator[Deviation]:
+    """Compare every prompt kind, as one batch and sample by sample, with ``expected.safetensors`` of ``folder``."""
+    expected = load_file(folder / "expected.safetensors")
+    network, text = seeded_network(folder)
+    difference = (text - expected["text_embed"]).abs().max().item()
+    assert difference < 1e-4, f"text embedding deviates by {difference}"
+    batch = len(expected["image"])
+    selections = {"batch": list(range(batch))} | {f"sample {index}": [index] for index in range(batch)}
+    if batch == 1:
+        del selections["batch"]
+    for kind, coordinates in KINDS.items():
+        for label, rows in selections.items():
+            image = network.encode_image(expected["image"][rows])
+            latent = network.predict_latent(
+                image,
+                expected[kind][rows],
+                _features(network, kind, expected[coordinates][rows]),
+                1 - expected["is_trans"][rows],
+                text,
+            )
+            if kind == "bbox_mask":
+                torch.testing.assert_close(image, expected["unet_input_bbox_mask"][rows, :4], atol=1e-4, rtol=1e-4)
+            alpha = network.decode(latent)
+            reference = expected[f"unet_output_{kind}"][rows]
+            yield Deviation(
+                f"{folder.name}, {kind}, {label}",
+                (alpha - expected[f"alpha_{kind}"][rows]).abs().max().item(),
+                ((latent - reference).abs().max() / reference.abs().max()).item(),
+            )
