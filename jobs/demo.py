@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: Sequence[str]) -> int:
     """Run a command in the foreground; return its exit code."""
-    with subprocess.Popen(command) as job:  # noqa: S603: our own interpreter and script
+    with subprocess.Popen(command) as job:  # noqa: S603 - our own interpreter and script
         while True:
             try:
                 return job.wait()

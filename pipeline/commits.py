@@ -89,7 +89,7 @@ class Commit:
         stem: Its name, and its data file's, without folder and extension.
         data: The data file, relative to the run directory; None where the write had only ledgers.
         rows: Records in the data file.
-        bytes: Size of the data file as it was written (unit: byte); for people. A repeated write task may have
+        size: Size of the data file as it was written (unit: byte); for people. A repeated write task may have
             replaced the file by one of the same records and another size.
         shards: What it holds, by name of the shard.
     """
@@ -97,7 +97,7 @@ class Commit:
     stem: str
     data: str | None
     rows: int
-    bytes: int
+    size: int
     shards: dict[str, ShardPart]
 
     def to_json(self) -> str:
@@ -116,7 +116,7 @@ class Commit:
             )
             for name, part in self.shards.items()
         }
-        head = {"version": VERSION, "data": self.data, "rows": self.rows, "bytes": self.bytes}
+        head = {"version": VERSION, "data": self.data, "rows": self.rows, "bytes": self.size}
         return _lines({**head, "shards": _Rendered(_lines(shards, depth=1))}, depth=0) + "\n"
 
     @classmethod
@@ -143,7 +143,7 @@ class _Rendered(str):
 def _lines(fields: Mapping[str, Any], depth: int) -> _Rendered:
     """Render an object with one key per line, and every value on its key's line."""
     values = (
-        f"{json.dumps(key)}: {value if isinstance(value, _Rendered) else json.dumps(value)}"
+        f"{json.dumps(key, ensure_ascii=False)}: {value if isinstance(value, _Rendered) else json.dumps(value)}"
         for key, value in fields.items()
     )
     indent = "\n" + "  " * depth
@@ -172,7 +172,7 @@ def _shard_part(fields: Mapping[str, Any]) -> ShardPart:
     )
 
 
-def write_part(run: str, stem: str, table: pa.Table) -> Commit | None:
+def write_part(run: str, stem: str, table: pa.Table, *, retries: int = storage.RETRIES) -> Commit | None:
     """Write records and ledgers durably: one data file, then the commit that makes them visible.
 
     Writing the same part again under the same stem (a repeated task) replaces both objects by equal ones. A process
@@ -184,6 +184,7 @@ def write_part(run: str, stem: str, table: pa.Table) -> Commit | None:
         table: Record rows (schema :data:`pipeline.schema.RECORDS`), with a column `ledger`
             (:data:`pipeline.schema.LEDGER`) that is set in ledger rows, where of the rest only `shard` is; without
             that column all rows are records. Other columns are left out.
+        retries: How often a transient fault of the store is retried.
 
     Returns:
         The commit; None for a table without rows, which leaves nothing behind.
@@ -199,9 +200,10 @@ def write_part(run: str, stem: str, table: pa.Table) -> Commit | None:
     data, content = None, b""
     if records.num_rows:
         data, content = f"records/{stem}.parquet", parquet(records)
-        storage.write_bytes_atomic(storage.join(run, data), content)
+        storage.write_bytes_atomic(storage.join(run, data), content, retries=retries)
     commit = Commit(stem, data, records.num_rows, len(content), _by_shard(records, ledgers))
-    storage.write_bytes_atomic(storage.join(run, "commits", f"{stem}.json"), commit.to_json().encode())
+    uri = storage.join(run, "commits", f"{stem}.json")
+    storage.write_bytes_atomic(uri, commit.to_json().encode(), retries=retries)
     return commit
 
 
@@ -274,13 +276,20 @@ def read_commits(run: str) -> list[Commit]:
         ConfigurationError: One of them is damaged, or the store refuses to hand it out.
         TransientError: The store failed repeatedly.
     """
-    files = storage.list_files(storage.join(run, "commits"), suffixes=(".json",))
-
-    def read(uri: str) -> Commit:
-        return Commit.from_json(uri.rsplit("/", 1)[-1].removesuffix(".json"), storage.read_bytes(uri))
-
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, (file.uri for file in files)))
+        return list(pool.map(_read_commit, list_part_files(run, "commits", ".json")))
+
+
+def _read_commit(file: storage.FileInfo) -> Commit:
+    return Commit.from_json(file.name.removesuffix(".json"), storage.read_bytes(file.uri))
+
+
+def list_part_files(run: str, folder: str, suffix: str = "") -> list[storage.FileInfo]:
+    """List what lies in a run's folder `records` or `commits`, ordered by name; nothing before the first write."""
+    try:
+        return storage.list_files(storage.join(run, folder), [suffix] if suffix else [])
+    except storage.NotFoundError:
+        return []
 
 
 @dataclass(frozen=True, eq=False)

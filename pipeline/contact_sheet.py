@@ -1,7 +1,7 @@
 """The contact sheet: objects of a run side by side, as photo with prompt, alpha, and composite over a checkerboard.
 
-Every tile has the same size. :mod:`pipeline.sheet_rows` chooses what is shown; this module only draws, and its rows may
-come from anywhere.
+Every tile has the same size. :mod:`pipeline.sheet_rows` chooses what is shown; this module only draws, and its rows
+may come from anywhere.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def contact_sheet(
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
 
-    right = width - _MARGIN
+    right: float = width - _MARGIN
     if warning:
         right -= _text_right(draw, (right, 18), warning, 15, _ERROR) + 2 * _PAD
     _text(draw, (_MARGIN, 16), title, 18, _INK, right - _MARGIN)

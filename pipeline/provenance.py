@@ -30,7 +30,7 @@ LIBRARIES = (
 _GIT_SECONDS = 10  # a working tree on a hanging network drive must not hold up the job
 
 # User and password in a URL, also where the password holds an @ or a slash; `host:8080/` is no user.
-_USERINFO = re.compile(r"(\b(?!abfs|wasb)[a-zA-Z][\w+.-]*://)(?:[^\s/]*@|[^\s/@:]*:(?!\d*/)[^\s@]*@)")
+_USER = re.compile(r"\b([a-zA-Z][\w+.-]*)://([^\s/]*@|[^\s/@:]*:(?!\d*/)[^\s@]*@)")
 # A query has name=value in it. A question mark without one is a wildcard: s3://bucket/shard-?.tar
 _QUERY = re.compile(r"(://[^\s?#]*)\?[^\s?#]*=[^\s]*")
 
@@ -107,10 +107,17 @@ def redact(value: Any) -> Any:
     """
     match value:
         case str():
-            return _QUERY.sub(r"\1", _USERINFO.sub(r"\1", value))
+            return _QUERY.sub(r"\1", _USER.sub(_without_user, value))
         case dict():
             return {key: redact(part) for key, part in value.items()}
         case list() | tuple():
             return [redact(part) for part in value]
         case _:
             return value
+
+
+def _without_user(match: re.Match[str]) -> str:
+    scheme, user = match.groups()
+    if scheme.startswith(("abfs", "wasb")) and ":" not in user:
+        return match.group()
+    return f"{scheme}://"

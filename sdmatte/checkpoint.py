@@ -16,12 +16,11 @@ import os
 import pickle
 import re
 import shutil
-from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -35,6 +34,12 @@ _CURE = "download it again"
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _CLIP_TEXT_MODEL = ("embeddings.", "encoder.", "final_layer_norm.")
 _SHOWN = 3  # tensor names per list in a message
+_IGNORED = (
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata", "UnionNode")),
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Bytes", "Float", "Integer", "Path", "String")),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "typing.Any"),
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -180,7 +185,7 @@ def convert(
             target.mkdir(parents=True, exist_ok=True)
             _copy_configs(files, target)
             target /= f"{files.weights.stem}.safetensors"
-        return _write_safetensors(state, target, files.weights.name)
+        return _write_safetensors(state, target)
     except OSError as error:
         raise CheckpointError(f"{target} can't be written: {error}; check the disk's space and permissions") from error
 
@@ -235,30 +240,53 @@ def _unpickle(path: Path, *, mapped: bool) -> Any:
         with _harmless_globals():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error))
+        refused = re.search(r"GLOBAL ([\w.]+)|class '([\w.]+)'", str(error))
         if refused is None:
+            reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
             raise CheckpointError(
-                f"{path} is damaged, or no torch checkpoint: {_first_line(error)}; {_CURE}"
+                f"{path} is damaged, or no torch checkpoint: {_first_line(reason)}; {_CURE}"
             ) from error
         raise CheckpointError(
             f"{path} was refused: unpickling it would call {refused[1] or refused[2]}, which is not on the list of "
             "harmless names, so it may run code on this machine. Use a .safetensors file of the model; nothing was run"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:  # what torch's readers raise
+        reason = _first_line(str(error) or repr(error))
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {_first_line(error)}; {_CURE}"
+            f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {reason}; {_CURE}"
         ) from error
+
+
+class _Ignored:
+    """Stands for an object beside the weights that is not needed: it takes any state, and keeps none."""
+
+    def __new__(cls, *_args: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _plain_dict(*_factory: object) -> dict[object, object]:
+    return {}
 
 
 @contextmanager
 def _harmless_globals() -> Iterator[None]:
-    """Allow what trainers keep beside weights: NumPy scalars and arrays, and standard containers."""
+    """Allow what trainers keep beside the weights.
+
+    That is NumPy scalars and arrays; and OmegaConf's containers, which got into the released checkpoints from
+    detectron2's configuration by way of the optimiser's options. These are not restored: a stand-in takes their place.
+    """
     make_scalar, make_array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    names: list[Any] = [OrderedDict, defaultdict, np.ndarray, np.dtype, int, float, list, dict]
-    names += [dtype for name in np.dtypes.__all__ if (dtype := getattr(np.dtypes, name)) is not np.dtypes.ObjectDType]
+    allowed: list[Any] = [np.ndarray, np.dtype, (_plain_dict, "collections.defaultdict")]
+    allowed += [kind for name in np.dtypes.__all__ if (kind := getattr(np.dtypes, name)) is not np.dtypes.ObjectDType]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and 2
-        names += [(make_scalar, f"{module}.scalar"), (make_array, f"{module}._reconstruct")]
-    with torch.serialization.safe_globals(names):
+        allowed += [(make_scalar, f"{module}.scalar"), (make_array, f"{module}._reconstruct")]
+    with torch.serialization.safe_globals(allowed + [(_Ignored, name) for name in _IGNORED]):
         yield
 
 
@@ -266,7 +294,7 @@ def _is_constant(name: str) -> bool:
     return str(name).endswith("embeddings.position_ids")  # older transformers stored 0, 1, 2, ...
 
 
-def _write_safetensors(state: Mapping[str, Tensor], target: Path, source: str) -> ConvertedWeights:
+def _write_safetensors(state: Mapping[str, Tensor], target: Path) -> ConvertedWeights:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -277,7 +305,7 @@ def _write_safetensors(state: Mapping[str, Tensor], target: Path, source: str) -
         ready = {name: tensor.contiguous() for name, tensor in state.items()}
         partial.touch()
         mode = partial.stat().st_mode  # the umask's, where safetensors would leave the file unreadable to others
-        save_file(ready, partial, metadata={"format": "pt", "source": source})
+        save_file(ready, partial, metadata={"format": "pt"})  # no more: several have no fixed order
         partial.chmod(mode)
         digest = sha256_file(partial)
         size = partial.stat().st_size
@@ -347,5 +375,5 @@ def _describe(content: Any) -> str:
     return f"a {type(content).__name__}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0][:300]

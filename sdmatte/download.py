@@ -88,6 +88,7 @@ def _hub_names(repository: str, revision: str | None) -> tuple[list[str], Path |
 
 def _hub_snapshot(repository: str, revision: str | None, reason: Exception) -> Path:
     import huggingface_hub as hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:  # no pattern, so that no file counts as missing
         folder = hub.snapshot_download(repository, revision=revision, allow_patterns=[], local_files_only=True)
@@ -98,7 +99,7 @@ def _hub_snapshot(repository: str, revision: str | None, reason: Exception) -> P
             f"can't be reached ({type(reason).__name__}). Check the path; or, with a network, run "
             f"`hf download {repository}` once, and unset HF_HUB_OFFLINE if it is set"
         ) from error
-    if not isinstance(reason, hub.errors.OfflineModeIsEnabled):
+    if not isinstance(reason, OfflineModeIsEnabled):
         _log.warning("the hub can't be reached (%s): using the cached copy of %s", reason, repository)
     return Path(folder)
 
@@ -131,7 +132,7 @@ def fetch_url(url: str, weights: str | None) -> tuple[str, Path, Path]:
     Raises:
         CheckpointError: It does not exist, or can't be read or copied.
     """
-    shown = _without_secrets(url)
+    shown = _without_secrets(url).rstrip("/")
     if urlsplit(url).hostname in ("huggingface.co", "hf.co"):
         raise CheckpointError(f"{shown} is a page of the hub: give the repository as owner/name instead")
     try:

@@ -60,4 +60,5 @@ def point_features(coordinates: Tensor, features: int) -> Tensor:
 
 
 def _sinusoid(values: Tensor, channels: int) -> Tensor:
-    return get_timestep_embedding(values.float(), channels, flip_sin_to_cos=True, downscale_freq_shift=0).flatten()
+    features: Tensor = get_timestep_embedding(values.float(), channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    return features.flatten()

@@ -159,6 +159,31 @@ def png_exif(data: bytes) -> bytes | None:
     return None
 
 
+def exif_orientation(exif: bytes) -> int:
+    """Return the orientation (1 to 8, 1 is upright) that an EXIF block asks for; 1 if it says nothing readable.
+
+    Args:
+        exif: A TIFF structure, with or without the ``Exif`` and two zero bytes in front.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(exif[offset : offset + size], order)
+
+    if exif[:2] not in (b"II", b"MM") or number(2, 2) != 42:
+        return 1
+    directory = number(4, 4)
+    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
+        if entry + 12 > len(exif):
+            break
+        if number(entry, 2) == 0x0112:
+            size = {1: 1, 3: 2, 4: 4}.get(number(entry + 2, 2), 2)  # BYTE, SHORT (the standard), LONG
+            value = number(entry + 8, size)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
 def damage(data: bytes, file_format: Format) -> Literal["truncated", "corrupt"] | None:
     """Look for damage that Pillow would decode over without a word.
 
@@ -176,7 +201,7 @@ def damage(data: bytes, file_format: Format) -> Literal["truncated", "corrupt"] 
 
 
 def _has_jpeg_end(data: bytes) -> bool:
-    """Tell whether an end marker (EOI) follows the first scan: a thumbnail's own one, before the scan, doesn't count."""
+    """Tell whether an end marker (EOI) follows the first scan; a thumbnail's, which stands before, doesn't count."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

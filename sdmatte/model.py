@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdmatte.checkpoint import load_into, read_state_dict, sha256_file
 from sdmatte.configs import ModelConfigs
+from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
 from sdmatte.embeddings import BOX_COORDINATES, CoordinateFeatures, box_features, point_features
-from sdmatte.errors import PromptError, SDMatteError
+from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, Resize, from_grid, model_grid, quantise, to_grid
 from sdmatte.images import decode_image
 from sdmatte.locate import locate
@@ -29,7 +29,6 @@ from sdmatte.prompts import Prompt, PromptKind
 from sdmatte.text import caption_ids
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 UNTRAINED = "untrained:"
 """Prefix of a source that names a packaged configuration, to be filled with random weights."""
@@ -91,18 +90,19 @@ class SDMatte:
         self.weights_sha256 = weights_sha256
         self.trained = trained
         self.prompt_kinds = prompt_kinds
-        self.device = _device(device)
-        self.precision, self._dtype = _dtype(precision, self.device)
-        self.input_size = _input_size(input_size or 1024, network.stride)
+        self.device = choose_device(device)
+        self.precision, self._dtype = choose_dtype(precision, self.device)
+        self.input_size = _input_size(1024 if input_size is None else input_size, network.stride)
         self.resize = resize
+        self._warned: set[PromptKind] = set()
         self._text_config, self._tokenizer = configs.text_encoder, tokenizer
         self._network = network.eval().requires_grad_(False)
         self._text = self._embed(caption)
         if not caption:
             network.text_encoder = None  # 340 M parameters that would compute a constant
         for part in (network.vae, network.unet):
-            part.to(device=self.device, dtype=self._dtype)
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            # Not part.to(): diffusers' own version warns about a cast that is meant.
+            nn.Module.to(part, device=self.device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack memory_format
 
     @classmethod
     def from_pretrained(
@@ -182,8 +182,8 @@ class SDMatte:
             caption: See :meth:`from_pretrained`.
         """
         configs = ModelConfigs.released(config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
             network = Network(configs)
         return cls(
             network,
@@ -229,7 +229,9 @@ class SDMatte:
             ImageError: The image can't be read.
             PromptError: The prompt does not fit the image or the model.
         """
-        return self.predict([image], [[prompt]], dtype=dtype)[0][0]
+        pixels = decode_image(image).pixels
+        self.check(prompt, pixels.shape[1], pixels.shape[0])
+        return quantise(self.matte([(self.encode([pixels])[0], prompt)])[0], dtype)
 
     def predict(
         self,
@@ -251,22 +253,20 @@ class SDMatte:
             For each image, for each of its prompts, an ``(H, W)`` alpha.
 
         Raises:
-            ImageError: An image can't be read.
+            ImageError: An image can't be read; the message says which.
             PromptError: A prompt does not fit its image or the model; the message says which.
+            SDMatteError: ``batch_size`` is less than 1.
         """
+        if batch_size < 1:
+            raise SDMatteError(f"batch_size is {batch_size}, expected at least 1")
         if len(images) != len(prompts):
             raise PromptError(
                 "prompt_malformed", f"got {len(images)} images but {len(prompts)} lists of prompts; give one list each"
             )
         alphas: list[list[NDArray[Any]]] = []
         for start in range(0, len(images), batch_size):
-            pixels = [decode_image(image).pixels for image in images[start : start + batch_size]]
             wanted = prompts[start : start + batch_size]
-            for index, (picture, of_image) in enumerate(zip(pixels, wanted, strict=True)):
-                for number, prompt in enumerate(of_image):
-                    self._check(
-                        prompt, picture.shape[1], picture.shape[0], f"image {start + index}, prompt {number}: "
-                    )
+            pixels = [self._open(images[start + at], mine, start + at) for at, mine in enumerate(wanted)]
             encoded = self.encode(pixels)
             flat = [(image, prompt) for image, mine in zip(encoded, wanted, strict=True) for prompt in mine]
             found = iter(
@@ -286,7 +286,15 @@ class SDMatte:
             PromptError: With a code, see :mod:`sdmatte.prompts`; ``prompt_unsupported`` where the model was not made
                 for that kind of prompt.
         """
-        self._check(prompt, width, height, "")
+        prompt.validate(width, height)
+        if prompt.kind in self.prompt_kinds:
+            return
+        message = f"{self.name} was trained for {', '.join(self.prompt_kinds)} prompts, not for {prompt.kind}"
+        if prompt.kind in _TRAINED_KINDS:
+            raise PromptError("prompt_unsupported", f"{message}; use another checkpoint or another prompt")
+        if prompt.kind not in self._warned:  # once: there may be millions of them
+            self._warned.add(prompt.kind)
+            _log.warning("%s; expect poor mattes", message)
 
     @torch.inference_mode()
     def encode(self, pixels: Sequence[NDArray[np.uint8]]) -> list[EncodedImage]:
@@ -301,7 +309,7 @@ class SDMatte:
         stride, size = self._network.stride, self.input_size
         grids = [model_grid(p.shape[1], p.shape[0], size, self.resize, stride) for p in pixels]
         encoded: dict[int, EncodedImage] = {}
-        with self._exact_float32():
+        with exact_float32(self.device, self._dtype):
             for grid, indices in _by_grid(grids):
                 batch = np.stack([to_grid(pixels[index], grid) for index in indices])
                 for index, latent in zip(indices, self._network.encode_image(self._tensor(batch)), strict=True):
@@ -320,7 +328,7 @@ class SDMatte:
             ``(H, W)`` float32 alphas in [0, 1] at the size of the upright images, in order.
         """
         alphas: dict[int, NDArray[np.float32]] = {}
-        with self._exact_float32():
+        with exact_float32(self.device, self._dtype):
             for grid, indices in _by_grid([image.grid for image, _ in objects]):
                 batch = self._forward([objects[index] for index in indices], grid)
                 for index, alpha in zip(indices, batch, strict=True):
@@ -353,17 +361,18 @@ class SDMatte:
         is_points = torch.tensor([each.is_points for each in maps])
         return CoordinateFeatures(*(part.to(self.device) for part in (box, points, is_points)))
 
-    def _check(self, prompt: Prompt, width: int, height: int, where: str) -> None:
+    def _open(self, image: ImageLike, prompts: Sequence[Prompt], index: int) -> NDArray[np.uint8]:
+        """Decode an image and check its prompts; errors say which image and which prompt."""
         try:
-            prompt.validate(width, height)
-        except PromptError as error:
-            raise PromptError(error.code, f"{where}{error}") from None
-        if prompt.kind in self.prompt_kinds:
-            return
-        message = f"{where}{self.name} was trained for {', '.join(self.prompt_kinds)} prompts, not for {prompt.kind}"
-        if prompt.kind in _TRAINED_KINDS:
-            raise PromptError("prompt_unsupported", f"{message}; use another checkpoint or another prompt")
-        _log.warning("%s; expect poor mattes", message)
+            pixels = decode_image(image).pixels
+        except ImageError as error:
+            raise ImageError(error.code, f"image {index}: {error}") from error
+        for number, prompt in enumerate(prompts):
+            try:
+                self.check(prompt, pixels.shape[1], pixels.shape[0])
+            except PromptError as error:
+                raise PromptError(error.code, f"image {index}, prompt {number}: {error}") from None
+        return pixels
 
     def _embed(self, caption: str) -> Tensor:
         ids = caption_ids(caption, self._tokenizer, self._text_config)
@@ -373,15 +382,6 @@ class SDMatte:
         tensor = torch.from_numpy(batch).to(self.device, self._dtype)
         return tensor.contiguous(memory_format=torch.channels_last)
 
-    @contextlib.contextmanager
-    def _exact_float32(self) -> Iterator[None]:
-        """Keep convolutions of a float32 model on a GPU in float32 (cuDNN would use TF32 by default)."""
-        if self.device.type == "cuda" and self._dtype == torch.float32:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                yield
-        else:
-            yield
-
 
 def _by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:
     """Group indices by grid, in order of first appearance."""
@@ -389,35 +389,6 @@ def _by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int]
     for index, grid in enumerate(grids):
         groups.setdefault(grid, []).append(index)
     yield from groups.items()
-
-
-def _device(device: str | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise SDMatteError(f"unknown device {device!r}: {error}") from None
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise SDMatteError(
-            f"device {device!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s); "
-            "use device='cpu', or install a CUDA build of torch and check the driver with nvidia-smi"
-        )
-    return chosen
-
-
-def _dtype(precision: Precision, device: torch.device) -> tuple[str, torch.dtype]:
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    chosen: str = precision
-    if precision == "auto" and device.type == "cuda":
-        chosen = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    elif precision == "auto":
-        chosen = "float32"
-    if chosen not in dtypes:
-        raise SDMatteError(f"unknown precision {precision!r}; expected auto, {', '.join(dtypes)}")
-    if chosen == "float16" and device.type == "cpu":
-        raise SDMatteError("float16 is slower and less exact than float32 on CPUs; use bfloat16 or float32")
-    return chosen, dtypes[chosen]
 
 
 def _input_size(size: int, stride: int) -> int:

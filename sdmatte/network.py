@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdmatte.configs import ModelConfigs
 from sdmatte.embeddings import CoordinateFeatures
+from sdmatte.errors import CheckpointError
 from sdmatte.text import build_text_encoder
 from sdmatte.unet import PromptUNet
 from sdmatte.vae import build_vae
@@ -21,18 +25,24 @@ class Network(nn.Module):
 
     Args:
         configs: The three configurations of a model folder.
+
+    Raises:
+        CheckpointError: A configuration does not describe its part of an SDMatte model.
     """
 
     def __init__(self, configs: ModelConfigs) -> None:
         super().__init__()
         self.text_encoder: nn.Module | None = build_text_encoder(configs.text_encoder)
-        self.vae = build_vae(configs.vae)
-        self.unet = PromptUNet(configs.unet)
+        with _naming("vae/config.json"):
+            self.vae = build_vae(configs.vae)
+        with _naming("unet/config.json"):
+            self.unet = PromptUNet(configs.unet)
 
     @property
     def stride(self) -> int:
         """The input's height and width must be multiples of this many pixels."""
-        return int(self.vae.downsampling) * self.unet.downsampling
+        stride: int = self.vae.downsampling * self.unet.downsampling
+        return stride
 
     @torch.no_grad()
     def embed_text(self, token_ids: Tensor) -> Tensor:
@@ -104,3 +114,16 @@ class Network(nn.Module):
         """
         latent = self.predict_latent(self.encode_image(image), prompt, coordinates, opaque, text)
         return self.decode(latent)
+
+
+@contextlib.contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Name the configuration that diffusers' blocks could not be built from, whatever they raised over it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{file} does not describe a part of an SDMatte model ({type(error).__name__}: {error}); download it again"
+        ) from error

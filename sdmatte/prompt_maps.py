@@ -44,7 +44,7 @@ def point_sigma(grid: tuple[int, int]) -> float:
     (nearly a square root). The side of a grid that is not square is that of a square of the same area.
     """
     side = math.sqrt(grid[0] * grid[1])
-    return 35.0 * (side / 1024) ** math.log2(35 / 25)
+    return float(35.0 * (side / 1024) ** math.log2(35 / 25))
 
 
 def prompt_map(

@@ -10,7 +10,7 @@ embedding (SDMatte, arXiv 2508.00443).
 Codes of the :class:`~sdmatte.errors.PromptError` raised by :meth:`validate`:
 
 ``prompt_malformed``
-    NaN or infinite coordinates, no points at all, a mask that is not a 2-D array.
+    NaN or infinite coordinates, no points at all or too many, a mask that is not a 2-D array of a known range.
 ``prompt_degenerate``
     A box without area (``x1 <= x0`` or ``y1 <= y0``).
 ``prompt_out_of_frame``
@@ -37,6 +37,9 @@ PromptKind = Literal["box", "points", "mask", "auto", "trimap"]
 
 TRAINED_POINTS = 10
 """Number of points per prompt that the released weights were trained with; fewer are zero-padded."""
+
+MAX_POINTS = 840
+"""Number of points per prompt that the coordinate embedding (1680 features) has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,12 @@ class Points:
     kind: ClassVar[PromptKind] = "points"
 
     def __init__(self, xy: Iterable[Iterable[float]], transparent: bool = False) -> None:
-        pairs = tuple(tuple(float(value) for value in pair) for pair in xy)
+        try:
+            pairs = tuple(tuple(float(value) for value in pair) for pair in xy)
+        except (TypeError, ValueError) as error:  # one bare pair, or something that is not a number
+            raise PromptError("prompt_malformed", f"points must be a list of (x, y) pairs: {error}") from None
         if any(len(pair) != 2 for pair in pairs):
-            raise PromptError("prompt_malformed", f"points must be (x, y) pairs, got {pairs}")
+            raise PromptError("prompt_malformed", f"points must be a list of (x, y) pairs, got {pairs}")
         object.__setattr__(self, "xy", pairs)
         object.__setattr__(self, "transparent", transparent)
 
@@ -108,6 +114,12 @@ class Points:
         """
         if not self.xy:
             raise PromptError("prompt_malformed", "a point prompt needs at least one point")
+        if len(self.xy) > MAX_POINTS:
+            raise PromptError(
+                "prompt_malformed",
+                f"{len(self.xy)} points are more than the {MAX_POINTS} that the model can take; it was trained with "
+                f"{TRAINED_POINTS}, so give about as many, or a mask",
+            )
         for x, y in self.xy:
             if not (math.isfinite(x) and math.isfinite(y)):
                 raise PromptError("prompt_malformed", f"point ({x}, {y}) is not a pair of finite numbers")
@@ -123,8 +135,8 @@ class Mask:
     """A rough mask of the object, at the size of the image.
 
     Attributes:
-        pixels: ``(H, W)`` array. Boolean; or unsigned integers, inside where non-zero if they hold only 0 and 1,
-            else where at least half of the type's range; or floats in [0, 1], inside where at least 0.5.
+        pixels: ``(H, W)`` array. Boolean; or integers, inside where positive if none is above 1, else (unsigned types
+            alone) where at least half of the type's range; or floats in [0, 1], inside where at least 0.5.
         transparent: The object is transparent.
     """
 
@@ -136,7 +148,8 @@ class Mask:
         """Return the mask as ``(H, W)`` booleans.
 
         Raises:
-            PromptError: ``prompt_malformed``: not a 2-D array of booleans, unsigned integers or floats.
+            PromptError: ``prompt_malformed``: not a 2-D array of numbers, or signed integers above 1, whose full
+                range nobody uses.
         """
         pixels = self.pixels
         if pixels.ndim != 2 or pixels.dtype.kind not in "bufi":
@@ -147,6 +160,12 @@ class Mask:
             return np.asarray(pixels >= 0.5)
         if pixels.size and int(pixels.max()) <= 1:
             return np.asarray(pixels > 0)
+        if pixels.dtype.kind == "i":
+            raise PromptError(
+                "prompt_malformed",
+                f"the mask is {pixels.dtype} with values above 1, so what counts as inside is not clear; "
+                "convert it to bool, or to uint8 with 0 and 255",
+            )
         return np.asarray(pixels > np.iinfo(pixels.dtype).max // 2)
 
     def validate(self, width: int, height: int) -> None:

@@ -13,7 +13,7 @@ It differs from Stable Diffusion's in four ways, and its tensors are named as in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn, get_down_block, get_up_block
 from torch import Tensor, nn
 
-from sdmatte.embeddings import CoordinateFeatures
+from sdmatte.embeddings import BOX_COORDINATES, CoordinateFeatures
 from sdmatte.errors import CheckpointError
 
 LATENT_CHANNELS_FACTOR = 2
@@ -69,6 +69,11 @@ class PromptUNet(nn.Module):
         self.box_channels: int = config["bbox_time_embed_dim"]
         self.box_dim: int = config["bbox_embeddings_input_dim"]
         self.points_dim: int = config["point_embeddings_input_dim"]
+        if self.box_dim != BOX_COORDINATES * self.box_channels:
+            raise CheckpointError(
+                f"unet/config.json: bbox_embeddings_input_dim={self.box_dim} must be {BOX_COORDINATES} times "
+                f"bbox_time_embed_dim={self.box_channels}"
+            )
 
         self.conv_in = nn.Conv2d(LATENT_CHANNELS_FACTOR * latent, channels[0], 3, padding=1)
         self.aux_conv_in = nn.Conv2d(latent, self.context_channels, 3, padding=1)
@@ -129,7 +134,7 @@ class PromptUNet(nn.Module):
         self,
         image_latent: Tensor,
         prompt_latent: Tensor,
-        prompt_map: Tensor,
+        inside: Tensor,
         coordinates: CoordinateFeatures,
         opaque: Tensor,
         text: Tensor,
@@ -139,7 +144,7 @@ class PromptUNet(nn.Module):
         Args:
             image_latent: ``(B, C, h, w)``, scaled; ``h`` and ``w`` are multiples of :attr:`downsampling`.
             prompt_latent: ``(B, C, h, w)``, scaled.
-            prompt_map: ``(B, 1, h, w)`` float32 in [0, 1]: the prompt image on the latent's grid, 1 inside.
+            inside: ``(B, 1, h, w)`` float32 in [0, 1]: the prompt image on the latent's grid, 1 inside.
             coordinates: Features of the prompts' coordinates, batch ``B``.
             opaque: ``(B,)``: 1 for opaque objects, 0 for transparent ones.
             text: ``(1 or B, T, context_channels)``: embedding of the caption.
@@ -157,7 +162,7 @@ class PromptUNet(nn.Module):
         def bias(features: Tensor) -> Tensor:
             grid = (features.shape[-2], features.shape[-1])
             if grid not in biases:
-                biases[grid] = attention_bias(prompt_map, grid, dtype)
+                biases[grid] = attention_bias(inside, grid, dtype)
             return biases[grid]
 
         hidden = self.conv_in(torch.cat([image_latent, prompt_latent], dim=1))
@@ -172,7 +177,7 @@ class PromptUNet(nn.Module):
             skips.extend(outputs)
         hidden = self.mid_block(hidden, embedding, encoder_hidden_states=visual, attention_mask=bias(hidden))
         for block in self.up_blocks:
-            count = len(block.resnets)
+            count = len(cast("nn.ModuleList", block.resnets))
             residuals = tuple(skips[-count:])
             del skips[-count:]
             if getattr(block, "has_cross_attention", False):
@@ -196,7 +201,7 @@ class PromptUNet(nn.Module):
         return opacity + torch.where(coordinates.is_points[:, None], points, box)
 
 
-def attention_bias(prompt_map: Tensor, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def attention_bias(inside: Tensor, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Return the bias that keys outside of the prompt get in self-attention.
 
     Softmax ignores a constant, so each sample's largest bias is moved to 0 *before* the cast: in bfloat16 the biases
@@ -204,15 +209,15 @@ def attention_bias(prompt_map: Tensor, grid: tuple[int, int], dtype: torch.dtype
     without any key inside gets a bias of 0 everywhere, which is the same attention that equal biases give.
 
     Args:
-        prompt_map: ``(B, 1, h, w)`` float32 in [0, 1].
+        inside: ``(B, 1, h, w)`` in [0, 1]: the prompt image on the latent's grid, 1 inside.
         grid: Height and width of the attention's grid.
         dtype: Type of the queries.
 
     Returns:
         ``(B, 1, grid height * grid width)``, at most 0.
     """
-    inside = F.interpolate(prompt_map.float(), size=grid, mode="nearest").flatten(2)
-    bias = OUTSIDE_BIAS * (1 - inside)
+    keys = F.interpolate(inside.float(), size=grid, mode="nearest").flatten(2)
+    bias = OUTSIDE_BIAS * (1 - keys)
     return (bias - bias.amax(dim=-1, keepdim=True)).to(dtype)
 
 

@@ -1,28 +1,18 @@
-"""The two autoencoders behind one interface: Stable Diffusion's (SDMatte) and the tiny one (LiteSDMatte)."""
+"""The two autoencoders behind one interface: Stable Diffusion's (SDMatte) and the tiny one (LiteSDMatte).
+
+Both are deterministic maps between pictures and *scaled* latents (times ``scaling_factor``), which the U-Net works on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdmatte.errors import CheckpointError
-
-
-class MattingVAE(Protocol):
-    """Between pictures and scaled latents; a deterministic map both ways."""
-
-    downsampling: int
-    """Pixels per latent cell, along each side."""
-
-    def encode_latent(self, pixels: Tensor) -> Tensor:
-        """Map ``(B, 3, H, W)`` in [-1, 1] to a scaled latent ``(B, C, H / downsampling, W / downsampling)``."""
-
-    def decode_alpha(self, latent: Tensor) -> Tensor:
-        """Map a scaled latent ``(B, C, h, w)`` to an alpha ``(B, 1, H, W)`` in [0, 1]."""
 
 
 class KLVAE(AutoencoderKL):  # type: ignore[misc]  # diffusers' classes are untyped for mypy here
@@ -34,12 +24,12 @@ class KLVAE(AutoencoderKL):  # type: ignore[misc]  # diffusers' classes are unty
         return int(2 ** (len(self.config.block_out_channels) - 1))
 
     def encode_latent(self, pixels: Tensor) -> Tensor:
-        """See :class:`MattingVAE`."""
+        """Map ``(B, 3, H, W)`` in [-1, 1] to a scaled latent ``(B, C, H / downsampling, W / downsampling)``."""
         mean: Tensor = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)[0]
-        return mean * self.config.scaling_factor
+        return mean * float(self.config.scaling_factor)
 
     def decode_alpha(self, latent: Tensor) -> Tensor:
-        """See :class:`MattingVAE`."""
+        """Map a scaled latent ``(B, C, h, w)`` to an alpha ``(B, 1, H, W)`` in [0, 1]."""
         return _alpha(self.decoder(self.post_quant_conv(latent / self.config.scaling_factor)))
 
 
@@ -52,23 +42,20 @@ class TinyVAE(AutoencoderTiny):  # type: ignore[misc]  # diffusers' classes are 
         return int(2 ** (len(self.config.encoder_block_out_channels) - 1))
 
     def encode_latent(self, pixels: Tensor) -> Tensor:
-        """See :class:`MattingVAE`.
+        """See :meth:`KLVAE.encode_latent`.
 
         Pixels are mapped to [0, 1] here, and once more by the encoder itself: the released weights were trained so.
         """
         latent: Tensor = self.encoder((pixels + 1) / 2)
-        return latent * self.config.scaling_factor
+        return latent * float(self.config.scaling_factor)
 
     def decode_alpha(self, latent: Tensor) -> Tensor:
-        """See :class:`MattingVAE`."""
+        """See :meth:`KLVAE.decode_alpha`."""
         return _alpha(self.decoder(latent / self.config.scaling_factor))
 
 
-def build_vae(config: Mapping[str, Any]) -> nn.Module:
+def build_vae(config: Mapping[str, Any]) -> KLVAE | TinyVAE:
     """Build the autoencoder of a diffusers ``vae/config.json``.
-
-    Returns:
-        A module that follows :class:`MattingVAE`.
 
     Raises:
         CheckpointError: The class is neither ``AutoencoderKL`` nor ``AutoencoderTiny``.
@@ -78,7 +65,7 @@ def build_vae(config: Mapping[str, Any]) -> nn.Module:
     if name not in classes:
         raise CheckpointError(f"vae/config.json: _class_name is {name!r}, expected one of {', '.join(classes)}")
     # The released KL configuration leaves `force_upcast` at its default, which only matters to diffusers' pipelines.
-    vae: nn.Module = classes[name].from_config(dict(config))
+    vae: KLVAE | TinyVAE = classes[name].from_config(dict(config))
     return vae
 
 

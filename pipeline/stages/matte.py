@@ -23,6 +23,7 @@ from sdmatte.images import decode_image
 from pipeline.batching import AdaptiveBatches, Failure
 from pipeline.config import LabelConfig
 from pipeline.errors import ErrorCode
+from pipeline.provenance import ModelIdentity
 from pipeline.quality import Features, features
 from pipeline.schema import LEDGER, RECORDS
 from sdmatte.errors import ImageError, PromptError
@@ -97,7 +98,7 @@ class MatteImages:
         if self._model.device.type == "cpu":
             torch.set_num_threads(max(1, round(config.workers.cpus_per_actor)))
         self._config = config
-        self._run_id = run_id
+        self._origin = _origin(config, run_id, identity(self._model))
         self._progress = progress
         self._alpha_type: AlphaType = "uint16" if config.output.alpha_bits == 16 else "uint8"
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pixels")
@@ -134,11 +135,10 @@ class MatteImages:
         for each, done in zip(wanted, self._matte.run(wanted), strict=True):
             if isinstance(done, Failure):
                 each.error = _failure(done, "matting the object")
-        records = [self._record(each) for each in objects]
+        records = [_record(each, self._origin) for each in objects]
         if self._progress:
             self._progress(_counts(records))
-        columns = records + [dict.fromkeys(OUTPUT.names) | _only(row, "shard", "ledger") for row in ledgers]
-        return pa.Table.from_pylist(columns, schema=OUTPUT)
+        return _table(records, ledgers)
 
     def _decode(self, work: _Work) -> None:
         data = work.row["image"]
@@ -195,40 +195,24 @@ class MatteImages:
         each.features = features(alpha, each.prompt)
         each.alpha = encode_png(quantise(alpha, self._alpha_type))
 
-    def _record(self, each: _Object) -> dict[str, Any]:
-        row, spec, work, model = each.work.row, each.spec, each.work, self._model
-        record = dict.fromkeys(OUTPUT.names)
-        record |= _only(
-            row, "image_id", "shard", "image_key", "image_uri", "image_etag", "image_width", "image_height"
-        )
-        record |= _only(spec, "record_id", "label", "transparent") | {
-            "run_id": self._run_id,
-            "image_sha256": work.digest,
-            "image_notes": list(work.notes),
-            "prompt_kind": spec["kind"],
-            "prompt_id": spec["id"],
-            "prompt_score": spec["score"],
-            "prompt_box": spec["box"],
-            "prompt_points": spec["points"],
-            "prompt_mask": spec["mask"],
-            "prompt_repairs": spec["repairs"],
-            "model": model.name,
-            "weights_sha256": model.weights_sha256,
-            "precision": model.precision,
-            "config_hash": self._config.matte_hash(),
-            "labelled_at": datetime.now(UTC),
-        }
-        if each.error is not None:
-            return record | {"status": "error", "error_code": str(each.error[0]), "error_message": each.error[1]}
-        assert each.features is not None
-        assert work.encoded is not None
-        return record | {
-            "status": "ok",
-            "alpha": {"bytes": each.alpha, "path": None},
-            "input_height": work.encoded.grid[0],
-            "input_width": work.encoded.grid[1],
-            **asdict(each.features),
-        }
+
+def error_records(rows: pa.Table, config: LabelConfig, run_id: str, model: ModelIdentity) -> pa.Table:
+    """Turn engine rows of which every prompt carries an error into records (:data:`OUTPUT`), without a model."""
+    listed = rows.to_pylist()
+    origin = _origin(config, run_id, model)
+    works = [_Work(row) for row in listed if row["ledger"] is None]
+    objects = [
+        _Object(work, spec, error=(spec["error_code"], spec["error_message"]))
+        for work in works
+        for spec in work.row["prompts"]
+    ]
+    ledgers = [row for row in listed if row["ledger"] is not None]
+    return _table([_record(each, origin) for each in objects], ledgers)
+
+
+def identity(model: SDMatte) -> ModelIdentity:
+    """Return what a run records about its model."""
+    return ModelIdentity(model.name, model.weights_sha256, model.precision)
 
 
 def load_model(config: LabelConfig) -> SDMatte:
@@ -301,6 +285,51 @@ def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         pixels += size
     if chunk:
         yield chunk
+
+
+def _origin(config: LabelConfig, run_id: str, model: ModelIdentity) -> dict[str, Any]:
+    """Return the columns that all records of a run share."""
+    return {
+        "run_id": run_id,
+        "model": model.name,
+        "weights_sha256": model.weights_sha256,
+        "precision": model.precision,
+        "config_hash": config.matte_hash(),
+    }
+
+
+def _record(each: _Object, origin: dict[str, Any]) -> dict[str, Any]:
+    row, spec, work = each.work.row, each.spec, each.work
+    record = dict.fromkeys(OUTPUT.names) | origin
+    record |= _only(row, "image_id", "shard", "image_key", "image_uri", "image_etag", "image_width", "image_height")
+    record |= _only(spec, "record_id", "label", "transparent") | {
+        "image_sha256": work.digest,
+        "image_notes": list(work.notes),
+        "prompt_kind": spec["kind"],
+        "prompt_id": spec["id"],
+        "prompt_score": spec["score"],
+        "prompt_box": spec["box"],
+        "prompt_points": spec["points"],
+        "prompt_mask": spec["mask"],
+        "prompt_repairs": spec["repairs"],
+        "labelled_at": datetime.now(UTC),
+    }
+    if each.error is not None:
+        return record | {"status": "error", "error_code": str(each.error[0]), "error_message": each.error[1]}
+    assert each.features is not None
+    assert work.encoded is not None
+    return record | {
+        "status": "ok",
+        "alpha": {"bytes": each.alpha, "path": None},
+        "input_height": work.encoded.grid[0],
+        "input_width": work.encoded.grid[1],
+        **asdict(each.features),
+    }
+
+
+def _table(records: Sequence[dict[str, Any]], ledgers: Sequence[dict[str, Any]]) -> pa.Table:
+    ends = [dict.fromkeys(OUTPUT.names) | _only(row, "shard", "ledger") for row in ledgers]
+    return pa.Table.from_pylist([*records, *ends], schema=OUTPUT)
 
 
 def _failure(failure: Failure, doing: str) -> tuple[str, str]:

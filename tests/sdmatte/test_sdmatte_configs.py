@@ -44,10 +44,10 @@ def test_released_configuration_has_the_published_sizes() -> None:
 
 def test_released_configuration_names_the_released_tensors() -> None:
     import torch
-    from support.seeded import read_shapes
 
     from sdmatte.checkpoint import released_name
     from sdmatte.network import Network
+    from support.seeded import read_shapes
 
     with torch.device("meta"):
         network = Network(ModelConfigs.released("sdmatte"))

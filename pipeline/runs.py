@@ -1,0 +1,314 @@
+"""The run directory: what one labelling run leaves behind, and how a job that is started again finds its place.
+
+Layout and guarantees are described in docs/runs.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs
+from pydantic import ValidationError
+
+from pipeline import commits, reconcile, storage
+from pipeline.commits import VERSION, Committed
+from pipeline.config import LabelConfig
+from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.provenance import ModelIdentity, code_version, library_versions, redact
+from pipeline.reconcile import Reconciliation
+from pipeline.schema import RECORDS
+
+logger = logging.getLogger(__name__)
+
+_FAULTS = 20  # that run.json names
+_DELETERS = 16  # orphans deleted at a time
+
+
+class AlreadyComplete(PipelineError):  # noqa: N818 - no fault: there is nothing left to do
+    """The output holds a complete run of the same configuration.
+
+    Attributes:
+        run: That run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        super().__init__(f"{redact(run.path)} is complete since {run.info['finished_at']}: nothing to do")
+        self.run = run
+
+
+class RunDirectory:
+    """One run's directory, local or on any fsspec URL; open it with :meth:`open_or_create` or :meth:`open`.
+
+    Attributes:
+        path: Where it is.
+        info: What `run.json` holds.
+        resumed: Whether an earlier job began the run.
+    """
+
+    def __init__(self, path: str, info: dict[str, Any], *, resumed: bool) -> None:
+        self.path = path
+        self.info = info
+        self.resumed = resumed
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Open an existing run.
+
+        Raises:
+            ConfigurationError: There is none, or it was written by a newer version of this program.
+            TransientError: The store failed repeatedly.
+        """
+        info = _read_info(path)
+        if info is None:
+            raise ConfigurationError(f"{redact(path)} is not a run directory: it has no run.json")
+        return cls(path, info, resumed=True)
+
+    @classmethod
+    def open_or_create(cls, config: LabelConfig, model: ModelIdentity) -> Self:
+        """Claim `output.path` for a job: begin a run there, or go on with the one that is there.
+
+        One job at a time: nothing here keeps a second one out.
+
+        Args:
+            config: The job's configuration.
+            model: The model it will use.
+
+        Raises:
+            AlreadyComplete: A complete run of the same configuration and model is there.
+            ConfigurationError: A run of another configuration or model is there (the differences are named), or
+                files that are no run, or the store refuses access.
+            TransientError: The store failed repeatedly.
+        """
+        path = config.output.path
+        info = _read_info(path)
+        if info is None:
+            if _holds_files(path):
+                raise ConfigurationError(
+                    f"{redact(path)} holds files, but no run.json: choose an empty or new folder as output.path"
+                )
+            return cls._create(path, config, model)
+        _refuse_differences(path, info, config, model)
+        run = cls(path, info, resumed=True)
+        if run.succeeded:
+            raise AlreadyComplete(run)
+        run._resume()
+        return run
+
+    @classmethod
+    def _create(cls, path: str, config: LabelConfig, model: ModelIdentity) -> Self:
+        now = datetime.now(UTC)
+        info = {
+            "version": VERSION,
+            "run_id": f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+            "state": "running",
+            "started_at": _text(now),
+            "finished_at": None,
+            "config": redact(config.model_dump(mode="json")),
+            "config_hash": config.matte_hash(),
+            "model": redact(vars(model)),
+            "code": code_version(),
+            "libraries": library_versions(),
+            "resumed": [],
+            "counts": None,
+        }
+        run = cls(path, info, resumed=False)
+        run._save()
+        return run
+
+    def _resume(self) -> None:
+        code, libraries = code_version(), library_versions()
+        if code != self.info["code"] or libraries != self.info["libraries"]:
+            logger.warning(
+                "run %s was begun with other versions of the code or of libraries; run.json lists both", self.run_id
+            )
+        again = {"at": _text(datetime.now(UTC)), "code": code, "libraries": libraries}
+        for key in ("error", "faults"):
+            self.info.pop(key, None)
+        self._save(state="running", finished_at=None, counts=None, resumed=[*self.info["resumed"], again])
+
+    def _save(self, **changes: Any) -> None:
+        self.info |= changes
+        content = json.dumps(self.info, indent=2, ensure_ascii=False) + "\n"
+        storage.write_bytes_atomic(storage.join(self.path, "run.json"), content.encode())
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: when it was begun (UTC), and six random digits."""
+        return str(self.info["run_id"])
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the marker of a complete run is there."""
+        return storage.exists(storage.join(self.path, "_SUCCESS"))
+
+    def committed(self) -> dict[str, Committed]:
+        """Return what the run holds, by name of the shard.
+
+        Memory: about 8 bytes per record and 100 per prompt-file key.
+
+        Raises:
+            ConfigurationError: A commit is damaged.
+            TransientError: The store failed repeatedly.
+        """
+        return commits.by_shard(commits.read_commits(self.path))
+
+    def finished_shards(self) -> set[str]:
+        """Return the shards that left behind exactly what their ledgers ask for: a resumed job skips them."""
+        return {name for name, shard in self.committed().items() if shard.finished}
+
+    def reconcile(self, expected: Iterable[str]) -> Reconciliation:
+        """Compare inputs with records, from the commits and one listing; no data file is opened.
+
+        Args:
+            expected: Names of all the input's shards.
+
+        Raises:
+            ConfigurationError: A commit is damaged.
+            TransientError: The store failed repeatedly.
+        """
+        held = commits.read_commits(self.path)  # before the listing: a commit's data file is there before it
+        files = {f"records/{file.name}" for file in commits.list_part_files(self.path, "records")}
+        return reconcile.reconcile(held, expected, files)
+
+    def remove_orphans(self) -> list[str]:
+        """Delete what killed writes left behind: data files without a commit, and unfinished files.
+
+        Only while nothing writes: the data file of a write that is under way looks the same.
+
+        Returns:
+            Their URIs.
+        """
+        kept = {commit.data for commit in commits.read_commits(self.path)}
+        kept |= {f"commits/{file.name}" for file in commits.list_part_files(self.path, "commits", ".json")}
+        orphans = [
+            file.uri
+            for folder in ("records", "commits")
+            for file in commits.list_part_files(self.path, folder)
+            # Also what an unfinished local write leaves (.part-*.tmp), but nothing that a person put there.
+            if f"{folder}/{file.name}" not in kept and file.name.removeprefix(".").startswith("part-")
+        ]
+        with ThreadPoolExecutor(_DELETERS) as pool:
+            list(pool.map(storage.delete, orphans))
+        return orphans
+
+    def finish(self, reconciliation: Reconciliation) -> None:
+        """End the run, after all its writes (and its report).
+
+        A complete one loses its orphans and gets its marker, last of all. Any other is left as it is, for a job that
+        goes on with it.
+        """
+        outcome = {"finished_at": _text(datetime.now(UTC)), "counts": reconciliation.counts()}
+        if not reconciliation.complete:
+            self._save(state="incomplete", **outcome, faults=list(reconciliation.faults[:_FAULTS]))
+            return
+        self.remove_orphans()
+        self._save(state="complete", **outcome)
+        marker = json.dumps({"run_id": self.run_id, **outcome}, indent=2) + "\n"
+        storage.write_bytes_atomic(storage.join(self.path, "_SUCCESS"), marker.encode())
+
+    def fail(self, message: str) -> None:
+        """Note in `run.json` that a fault stopped the job; what is committed stays valid, and the run can go on.
+
+        Args:
+            message: What went wrong; URLs in it are stripped of credentials.
+        """
+        self._save(state="failed", finished_at=_text(datetime.now(UTC)), error=redact(message))
+
+    def dataset(self) -> ds.Dataset:
+        """Return the committed records for reading in parts; see :func:`read_records`."""
+        names = [commit.data for commit in commits.read_commits(self.path) if commit.data]
+        filesystem, root = fsspec.core.url_to_fs(self.path)
+        return ds.dataset(
+            [f"{root.rstrip('/')}/{name}" for name in names],
+            schema=RECORDS,
+            format="parquet",
+            filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+        )
+
+
+def read_records(path: str, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """Read the committed records of a run that may still be going on; orphans stay unseen.
+
+    Args:
+        path: The run directory.
+        columns: Columns of :data:`pipeline.schema.RECORDS`; default all. Leave `alpha` out where it isn't needed: it
+            is most of the bytes.
+        where: Rows to keep, such as `pyarrow.compute.field("status") == "ok"`; default all.
+
+    Raises:
+        ConfigurationError: There is no run, or a commit is damaged.
+        TransientError: The store failed repeatedly.
+    """
+    return RunDirectory.open(path).dataset().to_table(columns=columns and list(columns), filter=where)
+
+
+def _read_info(path: str) -> dict[str, Any] | None:
+    uri = storage.join(path, "run.json")
+    if not storage.exists(uri):
+        return None
+    try:
+        info = json.loads(storage.read_bytes(uri))
+        version = info["version"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError(
+            f"{redact(uri)} is not the JSON of a run: choose another output.path, or restore that file"
+        ) from None
+    if version != VERSION:
+        raise ConfigurationError(f"{redact(uri)} is of version {version}, this program reads version {VERSION}")
+    assert isinstance(info, dict)
+    return info
+
+
+def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, model: ModelIdentity) -> None:
+    """Compare a run with a job that wants to go on with it."""
+    try:
+        identity = LabelConfig.model_validate(info["config"]).identity()
+    except ValidationError:
+        raise ConfigurationError(
+            f"{redact(path)} holds a run of another version of this program: choose another output.path"
+        ) from None
+    # Of the model as it was loaded, not its name: that follows from the settings.
+    loaded = {"weights_sha256": model.weights_sha256, "precision": model.precision}
+    here = dict(_flat({**redact(config.identity()), "loaded model": loaded}))
+    there = dict(_flat({**redact(identity), "loaded model": {key: info["model"][key] for key in loaded}}))
+    differences = [
+        f"  {key}: {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in {**here, **there}
+        if here.get(key) != there.get(key)
+    ]
+    if differences:
+        raise ConfigurationError(
+            f"{redact(path)} holds the run {info['run_id']} ({info['state']}), which differs from this job:\n"
+            + "\n".join(differences)
+            + "\nChoose another output.path, or the same settings to go on with that run"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings under dotted keys, as they are written on the command line."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _holds_files(path: str) -> bool:
+    try:
+        return bool(storage.list_files(path))
+    except storage.NotFoundError:
+        return False
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")

@@ -1,0 +1,224 @@
+"""Chooses the objects of a run that its contact sheet shows, and fetches what belongs to them.
+
+The choice is the same every time, for the same run and seed. What it costs is bounded whatever the size of the run: it
+looks into a few shards only, and holds one photograph at its full size at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from PIL import Image
+
+from pipeline import storage
+from pipeline.commits import Committed
+from pipeline.contact_sheet import SheetRow, fit
+from pipeline.errors import PipelineError
+from pipeline.provenance import redact
+from pipeline.runs import RunDirectory
+from sdmatte.errors import SDMatteError
+from sdmatte.images import decode_image
+
+_SHARDS = 3  # looked into, at least: opening one may mean to read it from its beginning
+_CANDIDATES = 4  # per object shown, at least; more shards are looked into until there are so many
+_ERRORS = 0.25  # share of the sheet that errors may take from ok objects
+_RETRIES = 2  # a photograph on a sheet isn't worth a minute of patience
+_ANY_SIZE = 2**62  # our own PNGs are of sizes that the run accepted
+
+_DESCRIBING = ["record_id", "shard", "status", "error_code", "prompt_kind"]
+_SHOWN = [
+    *("record_id", "image_key", "image_uri", "image_width", "image_height", "prompt_kind", "label", "transparent"),
+    *("prompt_box", "prompt_points", "prompt_mask", "prompt_repairs", "status", "error_code", "error_message"),
+    *("alpha", "definiteness", "coverage"),
+]
+
+
+def collect(run_path: str, limit: int, seed: int = 0) -> list[SheetRow]:
+    """Choose objects of a run, spread over prompt kinds and error codes, and fetch their photographs.
+
+    Args:
+        run_path: The run directory; the run may still be going on.
+        limit: How many objects to choose at most.
+        seed: Another one chooses other objects, where there are more than `limit`.
+
+    Returns:
+        The objects by image key, errors last. A photograph that can't be fetched or decoded (any more) is missing
+        from its row, which says why.
+
+    Raises:
+        ConfigurationError: There is no run, or a commit is damaged.
+        TransientError: The run's store failed repeatedly.
+    """
+    run = RunDirectory.open(run_path)
+    shards = _some_shards(run.committed(), limit, seed)
+    records = _choose(_row_groups(run, shards), set(shards), limit, seed) if limit else []
+    uris = [record["image_uri"] for record in records if record["image_uri"]]
+    photos = dict(_photos(list(dict.fromkeys(uris)), run.info["config"]["input"]["max_pixels"]))
+    return [_sheet_row(record, photos) for record in records]
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def _some_shards(committed: dict[str, Committed], limit: int, seed: int) -> dict[str, Committed]:
+    """Return few shards, in an order that depends on the seed alone, with records enough to choose from."""
+
+    def drawn(name: str) -> bytes:
+        return hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+
+    chosen: dict[str, Committed] = {}
+    records = 0
+    for name in sorted((name for name, shard in committed.items() if len(shard.record_ids)), key=drawn):
+        if len(chosen) >= _SHARDS and records >= _CANDIDATES * limit:
+            break
+        chosen[name] = committed[name]
+        records += len(committed[name].record_ids)
+    return chosen
+
+
+def _row_groups(run: RunDirectory, shards: dict[str, Committed]) -> list[ds.Fragment]:
+    """Return the row groups that hold records of these shards; only their files' footers are read."""
+    stems = {stem for shard in shards.values() for stem in shard.commits}
+    wanted = pc.field("shard").isin(list(shards))
+    files = (file for file in run.dataset().get_fragments() if PurePosixPath(file.path).stem in stems)
+    return [group for file in files for group in file.split_by_row_group(wanted)]
+
+
+def _choose(groups: Sequence[ds.Fragment], shards: set[str], limit: int, seed: int) -> list[dict[str, Any]]:
+    """Return up to `limit` records with all that the sheet shows; alphas are read of no others' row groups."""
+    salt = np.frombuffer(hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), np.int64)[0]
+    pools: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+    for index, group in enumerate(groups):
+        for record in group.to_table(columns=_DESCRIBING).to_pylist():
+            if record["shard"] not in shards:
+                continue
+            kind = record["error_code"] if record["status"] == "error" else record["prompt_kind"]
+            drawn = int(np.int64(record["record_id"]) ^ salt)  # ids are hashes: this order is as good as random
+            pools.setdefault((record["status"], kind or ""), []).append((drawn, record["record_id"], index))
+
+    ok = _in_turns([sorted(pool) for (status, _), pool in sorted(pools.items()) if status != "error"])
+    errors = _in_turns([sorted(pool) for (status, _), pool in sorted(pools.items()) if status == "error"])
+    room = max(int(limit * _ERRORS), limit - len(ok))
+    errors = errors[:room]
+    chosen = ok[: limit - len(errors)] + errors
+
+    records = []
+    for index in sorted({index for _, _, index in chosen}):
+        ids = [identifier for _, identifier, at in chosen if at == index]
+        table: pa.Table = groups[index].to_table(columns=_SHOWN, filter=pc.field("record_id").isin(ids))
+        records += table.to_pylist()
+    records = list({record["record_id"]: record for record in records}.values())  # an unfinished run may double one
+    return sorted(
+        records, key=lambda record: (record["status"] == "error", record["image_key"] or "", record["record_id"])
+    )
+
+
+def _in_turns(pools: Sequence[Sequence[tuple[int, int, int]]]) -> list[tuple[int, int, int]]:
+    """Take the first of each pool, then the second of each, and so on."""
+    longest = max(map(len, pools), default=0)
+    return [pool[turn] for turn in range(longest) for pool in pools if turn < len(pool)]
+
+
+# --- fetching --------------------------------------------------------------------------------------------------------
+
+
+def _photos(uris: Sequence[str], max_pixels: int) -> Iterator[tuple[str, Image.Image | str]]:
+    """Yield each URI with its photograph, reduced to the sheet's size, or with the reason why there is none."""
+    found: set[str] = set()
+    shards: dict[str, dict[str, str]] = {}
+    for uri in uris:
+        shard, member = _split_member(uri)
+        if member:
+            shards.setdefault(shard, {})[member] = uri
+            continue
+        found.add(uri)
+        try:
+            yield uri, _reduced(storage.read_bytes(uri, retries=_RETRIES), max_pixels)
+        except (PipelineError, SDMatteError, OSError) as error:
+            yield uri, redact(str(error))
+    for shard, members in shards.items():
+        try:
+            for member, data in _read_members(shard, set(members)):
+                found.add(members[member])
+                yield members[member], _reduced_or_reason(data, max_pixels)
+        except (PipelineError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            yield from ((uri, redact(str(error))) for uri in members.values() if uri not in found)
+        else:
+            yield from ((uri, f"{redact(uri)} is not there any more") for uri in members.values() if uri not in found)
+
+
+def _split_member(uri: str) -> tuple[str, str]:
+    """Split `URI#member` of a tar shard; the member of other URIs is empty."""
+    for suffix in (".tar", ".tar.gz", ".tgz"):
+        shard, mark, member = uri.partition(f"{suffix}#")
+        if mark:
+            return shard + suffix, member
+    return uri, ""
+
+
+def _read_members(shard: str, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Stream a tar, and yield the wanted members with their bytes; stops at the last of them."""
+    wanted = set(wanted)
+    with storage.open_stream(shard, retries=_RETRIES) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for member in tar:
+            if member.name in wanted and member.isfile():
+                wanted.remove(member.name)
+                content = tar.extractfile(member)
+                assert content is not None
+                yield member.name, content.read()
+            if not wanted:
+                return
+
+
+def _reduced_or_reason(data: bytes, max_pixels: int) -> Image.Image | str:
+    try:
+        return _reduced(data, max_pixels)
+    except SDMatteError as error:
+        return str(error)
+
+
+def _reduced(data: bytes, max_pixels: int) -> Image.Image:
+    pixels = decode_image(data, max_pixels=max_pixels).pixels
+    return fit(Image.fromarray(pixels), Image.Resampling.LANCZOS)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _sheet_row(record: dict[str, Any], photos: dict[str, Image.Image | str]) -> SheetRow:
+    photo = photos.get(record["image_uri"], "the record names no image")
+    alpha, mask = record["alpha"], record["prompt_mask"]
+    notes = (*(["transparent"] if record["transparent"] else []), *(record["prompt_repairs"] or []))
+    failed = record["status"] == "error"
+    return SheetRow(
+        key=record["image_key"] or "",
+        kind=record["prompt_kind"] or "",
+        label=record["label"] or "",
+        width=record["image_width"] or 0,
+        height=record["image_height"] or 0,
+        photo=None if isinstance(photo, str) else photo,
+        photo_fault=photo if isinstance(photo, str) else "",
+        box=tuple(record["prompt_box"]) if record["prompt_box"] else None,
+        points=tuple((x, y) for x, y in record["prompt_points"] or ()),
+        mask=fit(_gray(mask)) if mask else None,
+        alpha=fit(_gray(alpha["bytes"])) if alpha else None,
+        definiteness=record["definiteness"],
+        coverage=record["coverage"],
+        notes=notes,
+        error_code=(record["error_code"] or "unknown") if failed else "",
+        error_message=record["error_message"] or "",
+    )
+
+
+def _gray(png: bytes) -> Image.Image:
+    """Decode an alpha or mask of 1, 8 or 16 bits to mode L."""
+    return Image.fromarray(decode_image(png, max_pixels=_ANY_SIZE).pixels[..., 0])

@@ -1,0 +1,50 @@
+"""The end of the Ray Data plan: every write task leaves one data file and one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from ray.data import Datasink
+from ray.data.block import Block, BlockAccessor
+
+from pipeline.commits import write_part
+from pipeline.storage import RETRIES
+
+if TYPE_CHECKING:
+    from ray.data._internal.execution.interfaces import TaskContext  # Ray exports it nowhere else
+
+
+class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
+    """Writes record and ledger rows into a run directory, exactly once.
+
+    Ray repeats a task that failed or whose worker died with the same write id and task index: it writes the same two
+    objects again. A job that is started again gets a new write id, so it never touches what an earlier one committed.
+    Nothing is done when the write completes or fails: what is committed stays valid either way.
+
+    Args:
+        run: The run directory; any fsspec URL.
+        records_per_file: Rows gathered into one data file, at least, except in the last one.
+        retries: How often a transient fault of the store is retried.
+    """
+
+    def __init__(self, run: str, records_per_file: int, retries: int = RETRIES) -> None:
+        self._run = run
+        self._retries = retries
+        self._records_per_file = records_per_file
+
+    def write(self, blocks: Iterable[Block], ctx: TaskContext) -> None:
+        """Write the blocks of one task; see :func:`pipeline.commits.write_part` for the rows and the errors."""
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [table for table in tables if table.num_rows]  # empty blocks may lack their columns
+        if tables:
+            # 48 bits of the write id: it has to differ only from those of the run's other jobs.
+            stem = f"part-{ctx.kwargs['write_uuid'][:12]}-{ctx.task_idx:06d}"
+            table = pa.concat_tables(tables, promote_options="default")
+            write_part(self._run, stem, table, retries=self._retries)
+
+    @property
+    def min_rows_per_write(self) -> int:
+        """Rows that Ray gathers before it starts a write task."""
+        return self._records_per_file

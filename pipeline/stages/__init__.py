@@ -1,0 +1,1 @@
+"""The steps that images go through; each is callable without Ray."""

@@ -1,0 +1,341 @@
+"""Files and objects at any path or fsspec URL: listed, read, streamed and written, with faults sorted by kind.
+
+Every function here
+
+* retries faults that may go away by themselves (throttling, timeouts, dropped connections, bodies that end early)
+  with exponential backoff and full jitter, and raises :class:`~pipeline.errors.TransientError` when they don't;
+* raises :class:`NotFoundError` for what isn't there, and :class:`RefusedError` where the store refuses this one
+  object: the caller decides whether that is a bad item or a fault of the configuration;
+* raises :class:`~pipeline.errors.ConfigurationError` where nothing will work until a person acts: credentials that
+  are missing, wrong or expired, an unknown protocol, a full disk.
+
+Messages name files with :func:`public_uri`: never with user names, passwords or signed queries.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import io
+import os
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from pipeline.errors import ConfigurationError
+from pipeline.storage_faults import NotFoundError, RefusedError, fault_codes, public_uri, retried
+
+__all__ = [
+    "RETRIES",
+    "FileInfo",
+    "NotFoundError",
+    "RefusedError",
+    "delete",
+    "exists",
+    "file_info",
+    "is_url",
+    "join",
+    "list_files",
+    "open_stream",
+    "public_uri",
+    "read_bytes",
+    "write_bytes_atomic",
+]
+
+RETRIES = 5
+"""How often a transient fault is retried where the caller doesn't say."""
+
+_T = TypeVar("_T")
+_CHUNK = 8 * 2**20  # bytes per request of a stream
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory"}  # no folders to make
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file or object.
+
+    Attributes:
+        uri: Where it is: a local path, or a URL.
+        name: Path relative to what was listed, with ``/``; the base name of single files.
+        size: Bytes; None where unknown.
+        etag: Its ETag, where the store has such a thing.
+    """
+
+    uri: str
+    name: str
+    size: int | None
+    etag: str | None
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def is_url(path: str) -> bool:
+    """Tell URLs (``s3://...``) from local paths."""
+    return "://" in path
+
+
+def join(base: str, *parts: str) -> str:
+    """Append parts to a path or URL."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIES) -> list[FileInfo]:
+    """List files, sorted by name.
+
+    Args:
+        path: A folder (listed recursively; links to folders are not followed), a file, or a glob pattern.
+        suffixes: Lower-case endings such as ``.tar``; other files below a folder or pattern are left out. A path that
+            names one file is taken whatever it is called.
+        retries: How often transient faults are retried.
+
+    Returns:
+        The files; none where there is nothing at this path.
+    """
+    fs, inner = _filesystem(path)
+
+    def found() -> list[FileInfo]:
+        if glob.has_magic(inner) and not (_is_local(fs) and Path(inner).exists()):
+            base = _parent(re.split(r"[*?[]", inner, maxsplit=1)[0])
+            infos = fs.glob(inner, detail=True)
+        else:
+            info = _explained(fs, inner, lambda: fs.info(inner))
+            if info["type"] != "directory":
+                return [_file_info(fs, info, _parent(info["name"]))]
+            base = info["name"]
+            infos = _walk(base) if _is_local(fs) else fs.find(base, detail=True)
+        files = [
+            _file_info(fs, info, base)
+            for info in infos.values()
+            if info["type"] != "directory" and not info["name"].endswith("/")
+        ]
+        chosen = (file for file in files if file.name.lower().endswith(tuple(suffixes) or ""))
+        return sorted(chosen, key=lambda file: file.name)
+
+    try:
+        return retried("list", path, retries, found)
+    except NotFoundError:
+        return []
+
+
+def file_info(uri: str, *, retries: int = RETRIES) -> FileInfo:
+    """Return size and ETag of a file or object.
+
+    Raises:
+        NotFoundError: It isn't there, or is a folder.
+    """
+    fs, inner = _filesystem(uri)
+
+    def ask() -> FileInfo:
+        info = _explained(fs, inner, lambda: fs.info(inner))
+        if info["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, "this is a folder")
+        return _file_info(fs, info, _parent(info["name"]))
+
+    return retried("read", uri, retries, ask)
+
+
+def exists(uri: str, *, retries: int = RETRIES) -> bool:
+    """Tell whether there is a file, object or folder."""
+    fs, inner = _filesystem(uri)
+    try:
+        retried("look for", uri, retries, lambda: fs.info(inner))
+    except NotFoundError:
+        return False
+    return True
+
+
+def read_bytes(uri: str, *, retries: int = RETRIES) -> bytes:
+    """Return the content of a file or object.
+
+    Raises:
+        NotFoundError: It isn't there.
+    """
+    fs, inner = _filesystem(uri)
+    return retried("read", uri, retries, lambda: bytes(fs.cat_file(inner)))
+
+
+def open_stream(uri: str, *, retries: int = RETRIES) -> BinaryIO:
+    """Open a file or object for reading from front to back; at most a few chunks of 8 MiB of it are in memory.
+
+    The stream can seek where the store allows it, and raises the errors of this module; close it after use.
+
+    Raises:
+        NotFoundError: It isn't there.
+    """
+    fs, inner = _filesystem(uri)
+
+    def attempt() -> Any:
+        return _explained(fs, inner, lambda: fs.open(inner, "rb", block_size=_CHUNK))
+
+    return io.BufferedReader(_Stream(retried("open", uri, retries, attempt), uri, retries), 2**20)
+
+
+class _Stream(io.RawIOBase):
+    """A file whose reads are retried at the same place; an end before the known size is a fault, not an end."""
+
+    def __init__(self, file: Any, uri: str, retries: int) -> None:
+        self._file = file
+        self._uri = uri
+        self._retries = retries
+        self._size: int | None = getattr(file, "size", None)
+        self._can_seek: bool = file.seekable()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._can_seek
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = memoryview(buffer).nbytes
+        start = self._file.tell() if self._can_seek else 0
+        first = True
+
+        def attempt() -> bytes:
+            nonlocal first
+            if not first:
+                self._file.seek(start)
+            first = False
+            data: bytes = self._file.read(wanted)
+            if not data and wanted and self._can_seek and self._size is not None and start < self._size:
+                raise EOFError(f"the connection ended at byte {start} of {self._size}")
+            return data
+
+        # What can't seek can't be asked again for the same bytes.
+        data = retried("read", self._uri, self._retries if self._can_seek else 0, attempt)
+        memoryview(buffer)[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            with suppress(Exception):  # nothing was written: there is nothing to lose
+                self._file.close()
+        super().close()
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_bytes_atomic(uri: str, data: bytes, *, retries: int = RETRIES) -> None:
+    """Write a file or object so that readers see all of it or nothing, whenever the writer dies.
+
+    An existing one is replaced. Local folders are made as needed.
+
+    Raises:
+        ConfigurationError: The bucket doesn't exist, writing isn't permitted, or the disk is full.
+    """
+    fs, inner = _filesystem(uri)
+
+    def write() -> None:
+        if _is_local(fs):
+            _write_local(Path(inner), data)
+            return
+        if not _OBJECT_STORES.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+            fs.makedirs(_parent(inner), exist_ok=True)
+        fs.pipe_file(inner, data)  # one put, or one multipart upload: either appears whole
+
+    try:
+        retried("write", uri, retries, write)
+    except NotFoundError as error:
+        raise ConfigurationError(f"{error}; create the bucket or folder first, or change the path") from error
+
+
+def delete(uri: str, *, retries: int = RETRIES) -> None:
+    """Delete a file or object; one that isn't there is fine."""
+    fs, inner = _filesystem(uri)
+    with suppress(NotFoundError):
+        retried("delete", uri, retries, lambda: fs.rm_file(inner))
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, outlives a power cut
+    finally:
+        os.close(folder)
+
+
+# --- fsspec ----------------------------------------------------------------------------------------------------------
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    try:
+        # Without a listings cache: other processes write, too.
+        fs, inner = url_to_fs(uri, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"can't use {public_uri(uri)}: {public_uri(str(error))}") from None
+    return fs, inner
+
+
+def _is_local(fs: Any) -> bool:
+    return isinstance(fs, fsspec.get_filesystem_class("file"))
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _walk(root: str) -> dict[str, dict[str, Any]]:
+    """Return files below a local folder; other than fsspec's own, links to files count as files."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: dict[str, dict[str, Any]] = {}
+    for folder, _, names in os.walk(root, onerror=fail):
+        for name in names:
+            path = f"{Path(folder).as_posix()}/{name}"
+            with suppress(FileNotFoundError):  # deleted since, unless it is a dangling link
+                size = os.stat(path).st_size if Path(path).is_file() else None  # noqa: PTH116
+                if size is not None or Path(path).is_symlink():
+                    found[path] = {"name": path, "size": size, "type": "file"}
+    return found
+
+
+def _file_info(fs: Any, info: dict[str, Any], base: str) -> FileInfo:
+    path = info["name"]
+    etag = info.get("ETag") or info.get("etag")
+    return FileInfo(
+        uri=path if _is_local(fs) else fs.unstrip_protocol(path),
+        name=path.removeprefix(base).lstrip("/"),
+        size=info.get("size"),
+        etag=str(etag).strip('"') if etag else None,
+    )
+
+
+def _explained(fs: Any, path: str, ask: Callable[[], _T]) -> _T:
+    """Call; if a bare HEAD was refused, find out why: its answer has no body, that of a GET tells the reason."""
+    try:
+        return ask()
+    except Exception as error:
+        if fault_codes(error)[1] in (400, 403) and not _is_local(fs):
+            fs.cat_file(path, start=0, end=1)
+        raise

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.config_reference import reference
+from pipeline.errors import ConfigurationError
+
+MINIMAL = ("input.kind=folder", "input.path=photos", "model.source=m", "output.path=out")
+
+
+def test_overrides_alone_make_a_configuration() -> None:
+    config = load_config(None, [*MINIMAL, "model.input_size=512", "input.path=[a, b]", "prompts.min_score=0.5"])
+    assert config.model.input_size == 512
+    assert config.input.path == ["a", "b"]
+    assert config.prompts.min_score == 0.5
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("input: {kind: folder, path: x}\nmodel: {source: a, batch_size: 2}\noutput: {path: o}\n")
+    config = load_config(str(file), ["model.source=b"])
+    assert (config.model.source, config.model.batch_size) == ("b", 2)
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(None, ["input.kind=tar", "model.sauce=x", "output.path=o", "model.input_size=500"])
+    message = str(caught.value)
+    for key in ("input.kind", "input.path", "model.sauce", "model.source", "model.input_size"):
+        assert f"  {key}: " in message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("nonsense", "section.key=value"),
+        ("model.source.deep=1", "not a section"),
+        ("model.source=[", "not valid YAML"),
+    ],
+)
+def test_bad_overrides(override: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        load_config(None, [*MINIMAL, override])
+
+
+@pytest.mark.parametrize("content", ["- a list", "input: [", ""])
+def test_files_that_are_no_configuration(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"c\.yaml"):
+        load_config(str(file))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"gone\.yaml"):
+        load_config(str(tmp_path / "gone.yaml"))
+
+
+def test_prompt_settings_must_agree() -> None:
+    with pytest.raises(ConfigurationError, match=r"prompts\.path is needed"):
+        load_config(None, [*MINIMAL, "prompts.kind=coco"])
+    with pytest.raises(ConfigurationError, match=r"prompts\.kind is inline"):
+        load_config(None, [*MINIMAL, "prompts.path=p.jsonl"])
+
+
+def test_what_changes_mattes_changes_the_hash_and_nothing_else_does() -> None:
+    base = load_config(None, MINIMAL).matte_hash()
+    assert load_config(None, [*MINIMAL, "workers.actors=8", "model.batch_size=2"]).matte_hash() == base
+    assert load_config(None, [*MINIMAL, "output.path=elsewhere", "input.path=more"]).matte_hash() == base
+    for change in ("model.input_size=512", "model.resize=aspect", "output.alpha_bits=16", "model.source=n"):
+        assert load_config(None, [*MINIMAL, change]).matte_hash() != base
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text() == reference(), "run: python -m pipeline.config_reference > docs/configuration.md"

@@ -1,0 +1,210 @@
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import ErrorCode
+from pipeline.ids import id_sum
+from pipeline.schema import IMAGE_ROWS, PROMPT
+from pipeline.stages import matte
+from pipeline.stages.matte import OUTPUT, MatteImages, error_records, identity
+from sdmatte import SDMatte
+from support.run_rows import label_config
+
+WIDTH, HEIGHT = 96, 64
+
+
+@pytest.fixture(scope="module")
+def model() -> SDMatte:
+    return SDMatte.untrained(input_size=64)
+
+
+def photo(width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def mask_png() -> bytes:
+    file = io.BytesIO()
+    pixels = np.zeros((HEIGHT, WIDTH), bool)
+    pixels[10:50, 20:60] = True
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def prompt(record_id: int, **fields: Any) -> dict[str, Any]:
+    return dict.fromkeys(field.name for field in PROMPT) | {"record_id": record_id, "transparent": False} | fields
+
+
+def box(record_id: int, **fields: Any) -> dict[str, Any]:
+    return prompt(record_id, kind="box", box=[10.0, 5.0, 60.0, 55.0], **fields)
+
+
+def row(key: str, prompts: Sequence[dict[str, Any]], data: bytes | None = b"", **fields: Any) -> dict[str, Any]:
+    return {
+        "shard": "s",
+        "image_key": key,
+        "image_uri": f"/corpus/{key}",
+        "image_id": len(key),
+        "image": photo() if data == b"" else data,
+        "image_width": WIDTH,
+        "image_height": HEIGHT,
+        "prompts": list(prompts),
+    } | fields
+
+
+def ledger(ids: Sequence[int]) -> dict[str, Any]:
+    return {"shard": "s", "ledger": {"images": 1, "records": len(ids), "id_sum": id_sum(ids), "matched": []}}
+
+
+def label(stage: MatteImages, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    tables = list(stage(pa.Table.from_pylist(list(rows), schema=IMAGE_ROWS)))
+    assert all(table.schema == OUTPUT for table in tables)
+    return pa.concat_tables(tables).to_pylist()
+
+
+def test_every_prompt_kind_becomes_a_record_with_an_alpha_of_the_images_size(model: SDMatte) -> None:
+    stage = MatteImages(label_config("out"), "run", model)
+    prompts = [
+        box(1, label="cat", score=0.5, id="7", repairs=["box_clipped"]),
+        prompt(2, kind="points", points=[[20.0, 20.0], [30.0, 40.0]]),
+        prompt(3, kind="mask", mask=mask_png(), transparent=True),
+    ]
+    records = label(stage, row("a", prompts))
+    assert [record["record_id"] for record in records] == [1, 2, 3]
+    for record in records:
+        assert record["status"] == "ok"
+        assert record["error_code"] is None
+        alpha = Image.open(io.BytesIO(record["alpha"]["bytes"]))
+        assert (alpha.size, alpha.mode) == ((WIDTH, HEIGHT), "L")
+        assert record["coverage"] == pytest.approx(np.asarray(alpha).mean() / 255, abs=0.003)
+        assert (record["weights_sha256"], record["precision"]) == (model.weights_sha256, "float32")
+        assert (record["input_height"], record["input_width"]) == (64, 64)
+        assert len(record["image_sha256"]) == 64
+    assert (records[0]["label"], records[0]["prompt_score"], records[0]["prompt_id"]) == ("cat", 0.5, "7")
+    assert records[0]["prompt_repairs"] == ["box_clipped"]
+    assert records[0]["prompt_iou"] is not None
+    assert records[1]["prompt_point_alpha"] is not None
+    assert records[2]["transparent"] is True
+
+
+def test_the_alpha_is_the_models_own_rounded(model: SDMatte) -> None:
+    config = label_config("out")
+    config = config.model_copy(update={"output": config.output.model_copy(update={"alpha_bits": 16})})
+    stage = MatteImages(config, "run", model)
+    (record,) = label(stage, row("a", [box(1)]))
+    stored = np.asarray(Image.open(io.BytesIO(record["alpha"]["bytes"])))
+    pixels = np.asarray(Image.open(io.BytesIO(photo())))
+    expected = model(pixels, matte.model_prompt(box(1)), dtype="uint16")
+    assert stored.dtype == np.uint16
+    assert np.array_equal(stored, expected)
+
+
+def test_faults_stay_with_their_objects(model: SDMatte) -> None:
+    stage = MatteImages(label_config("out"), "run", model)
+    audited = {"error_code": "prompt_out_of_frame", "error_message": "box lies elsewhere"}
+    records = label(
+        stage,
+        row("good", [box(1), box(2, **audited)]),
+        row("cut", [box(3), box(4)], data=photo()[:900]),
+        row("gone", [box(5, error_code="image_missing", error_message="not there")], data=None),
+        row("fine", [box(6)]),
+        ledger([1, 2, 3, 4, 5, 6]),
+    )
+    outcome = {record["record_id"]: record["error_code"] for record in records[:-1]}
+    assert outcome == {
+        1: None,
+        2: "prompt_out_of_frame",
+        3: "image_truncated",
+        4: "image_truncated",
+        5: "image_missing",
+        6: None,
+    }
+    assert records[1]["error_message"] == "box lies elsewhere"
+    assert all(record["alpha"] is None for record in records if record["status"] == "error")
+    assert records[-1]["ledger"]["records"] == 6
+    assert {key for key, value in records[-1].items() if value is not None} == {"shard", "ledger"}
+
+
+def test_codes_from_the_model_are_in_the_closed_list(model: SDMatte) -> None:
+    stage = MatteImages(label_config("out"), "run", model)
+    (record,) = label(stage, row("a", [prompt(1, kind="box", box=[500.0, 500.0, 600.0, 600.0])]))
+    assert ErrorCode(record["error_code"]) is ErrorCode.PROMPT_OUT_OF_FRAME
+
+
+class Troubled:
+    """The model, with faults at given boxes' left edges."""
+
+    def __init__(self, model: SDMatte, faults: dict[float, Any]) -> None:
+        self._model, self._faults = model, faults
+        self.calls: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def matte(self, objects: Sequence[Any]) -> list[np.ndarray]:
+        self.calls.append(len(objects))
+        alphas = self._model.matte(objects)
+        for index, (_, wanted) in enumerate(objects):
+            fault = self._faults.get(wanted.x0)
+            if isinstance(fault, Exception):
+                raise fault
+            if fault is not None:
+                alphas[index] = np.full_like(alphas[index], fault)
+        return alphas
+
+
+def at(record_id: int, x0: float) -> dict[str, Any]:
+    return prompt(record_id, kind="box", box=[x0, 5.0, 60.0, 55.0])
+
+
+def test_a_poisonous_object_fails_alone(model: SDMatte) -> None:
+    faults = {11.0: RuntimeError("poison"), 12.0: torch.OutOfMemoryError("CUDA out of memory"), 13.0: np.nan}
+    stage = MatteImages(label_config("out", model={"batch_size": 8}), "run", Troubled(model, faults))  # type: ignore[arg-type]
+    records = label(stage, row("a", [at(1, 10), at(2, 11), at(3, 12), at(4, 13), at(5, 14), at(6, 15)]))
+    assert [record["error_code"] for record in records] == [
+        None,
+        "model_failed",
+        "model_out_of_memory",
+        "alpha_not_finite",
+        None,
+        None,
+    ]
+    assert "poison" in records[1]["error_message"]
+
+
+def test_a_lost_device_is_not_the_objects_fault(model: SDMatte) -> None:
+    lost = {10.0: RuntimeError("CUDA error: device-side assert triggered")}
+    stage = MatteImages(label_config("out"), "run", Troubled(model, lost))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="device-side"):
+        label(stage, row("a", [at(1, 10)]))
+
+
+def test_large_images_are_held_one_at_a_time(model: SDMatte, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matte, "PIXELS_AT_A_TIME", 2 * WIDTH * HEIGHT)
+    stage = MatteImages(label_config("out"), "run", model)
+    rows = [row(f"{n}", [box(n)]) for n in range(5)]
+    tables = list(stage(pa.Table.from_pylist(rows, schema=IMAGE_ROWS)))
+    assert [len(table) for table in tables] == [2, 2, 1]
+
+
+def test_progress_is_told(model: SDMatte) -> None:
+    told: list[dict[str, int]] = []
+    stage = MatteImages(label_config("out"), "run", model, told.append)
+    label(stage, row("a", [box(1), box(2)]), row("b", [box(3)], data=b"not an image"))
+    assert told == [{"ok": 2, "image_unsupported": 1}]
+
+
+def test_error_records_need_no_model(model: SDMatte) -> None:
+    rows = [row("a", [box(1, error_code="image_missing", error_message="m")], data=None), ledger([1])]
+    table = error_records(pa.Table.from_pylist(rows, schema=IMAGE_ROWS), label_config("out"), "run", identity(model))
+    assert table.schema == OUTPUT
+    assert table["error_code"].to_pylist() == ["image_missing", None]
+    assert table["model"].to_pylist()[0] == model.name

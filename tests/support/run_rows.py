@@ -1,0 +1,60 @@
+"""Rows as the model stage hands them to the sink, a configuration, and the context of a write task."""
+
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+from ray.data._internal.execution.interfaces import TaskContext
+
+from pipeline.config import LabelConfig
+from pipeline.ids import id_sum
+from pipeline.provenance import ModelIdentity
+from pipeline.schema import LEDGER, RECORDS
+
+ROWS = RECORDS.append(pa.field("ledger", LEDGER))
+MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32")
+
+
+def gray_png(shade: int = 128, size: tuple[int, int] = (8, 6)) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", size, shade).save(file, "PNG")
+    return file.getvalue()
+
+
+def record_rows(shard: str, ids: Sequence[int], *, error: str | None = None, **columns: Any) -> pa.Table:
+    """Records of one shard; `ok` with an alpha, or of the given error code."""
+    common = {
+        "shard": shard,
+        "image_key": "a.jpg",
+        "status": "error" if error else "ok",
+        "error_code": error,
+        "alpha": None if error else {"bytes": gray_png(), "path": None},
+        "prompt_box": [1.0, 2.0, 3.0, 4.0],
+        "labelled_at": datetime(2026, 1, 2, tzinfo=UTC),
+    }
+    return pa.Table.from_pylist([{**common, **columns, "record_id": number} for number in ids], schema=ROWS)
+
+
+def ledger_row(shard: str, ids: Sequence[int], *, images: int = 1, matched: Sequence[int] = ()) -> pa.Table:
+    """The row that ends a shard whose records have these ids."""
+    ledger = {"images": images, "records": len(ids), "id_sum": id_sum(ids), "matched": list(matched)}
+    return pa.Table.from_pylist([{"shard": shard, "ledger": ledger}], schema=ROWS)
+
+
+def task(index: int, write: str = "0123456789abcdef0123456789abcdef") -> TaskContext:
+    return TaskContext(task_idx=index, op_name="Write", kwargs={"write_uuid": write})
+
+
+def label_config(output: str | Path, **sections: dict[str, Any]) -> LabelConfig:
+    tree: dict[str, Any] = {
+        "input": {"kind": "webdataset", "path": "s3://corpus/*.tar"},
+        "model": {"source": "untrained:sdmatte-mini"},
+        "output": {"path": str(output)},
+    }
+    for name, keys in sections.items():
+        tree[name] = {**tree.get(name, {}), **keys}
+    return LabelConfig.model_validate(tree)
