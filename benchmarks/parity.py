@@ -1,7 +1,7 @@
 """How far the model is from the reference implementation's outputs, float32 on the CPU.
 
-Run through `make parity` (both tiny models) or `make test-full` (the released configuration as well). Prints every case,
-the largest deviation last, and exits non-zero when a target is missed.
+`make parity` runs it on both tiny models; `--full` takes the released configuration instead. Prints every case, the
+largest deviation last, and exits non-zero when a target is missed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+_ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]  # for `support`; the root first, or tests/sdmatte hides the package
 
 ALPHA_TARGET = 1e-4
 """Largest absolute deviation of an alpha in [0, 1]."""

@@ -66,7 +66,7 @@ def _what_to_look_at(demo: Demo) -> str:
     released = [
         *(sys.executable, str(_LABEL), "--config", str(demo.config)),
         *("model.source=LongfeiHuang/SDMatte", "model.input_size=1024"),
-        f"output.path={demo.run.with_name('released')}",
+        f"output.path={_near(demo.run.with_name('released'))}",
     ]
     return f"""
   contact sheet  {_near(demo.run / "report" / "contact_sheet.jpg")}

@@ -6,9 +6,11 @@ may come from anywhere.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +26,7 @@ _GUTTER = 12  # between tiles
 _CAPTION = 44  # height of the two lines below the panels
 _HEADER = 74
 _TILE = (3 * PANEL[0] + 2 * _GAP + 2 * _PAD, PANEL[1] + _CAPTION + 2 * _PAD)
+_LONGEST = 2000  # characters of a text that are looked at
 _SCALE = 4  # prompts are drawn so much larger, then reduced: smooth edges
 
 _PAPER, _CARD, _WELL = "#18181b", "#27272a", "#1d1d20"
@@ -187,7 +190,8 @@ def _with_mask(photo: Image.Image, mask: Image.Image, colour: str) -> Image.Imag
     # The border lies inside; the frame around the picture counts as outside.
     framed = Image.new("L", (size[0] + 2, size[1] + 2))
     framed.paste(large, (1, 1))
-    inner = framed.filter(ImageFilter.MinFilter(2 * _SCALE + 1)).crop((1, 1, size[0] + 1, size[1] + 1))
+    inner = framed.filter(ImageFilter.MinFilter(2 * _SCALE - 1)).filter(ImageFilter.MinFilter(2 * _SCALE - 1))
+    inner = inner.crop((1, 1, size[0] + 1, size[1] + 1))
     line = ImageChops.subtract(large, inner).resize(photo.size, Image.Resampling.BOX)
     tint = large.resize(photo.size, Image.Resampling.BOX).point(lambda value: value * 2 // 5)
     solid = Image.new("RGB", photo.size, colour)
@@ -199,7 +203,7 @@ def _caption(draw: ImageDraw.ImageDraw, row: SheetRow) -> None:
     left, right = _PAD, _TILE[0] - _PAD
     x = left
     if row.kind:
-        font = ImageFont.load_default(11)
+        font = _font(11)
         width = round(font.getlength(row.kind)) + 14
         colour = _KIND_COLOURS.get(row.kind, _MUTED)
         draw.rounded_rectangle((x, top + 8, x + width, top + 25), 8, fill=colour)
@@ -225,7 +229,7 @@ def _say(
     draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_WELL)
     _text(draw, (x0 + 12, y0 + 12), head, size, colour, x1 - x0 - 24)
     y = y0 + 12 + size + 9
-    for line in _wrap(_plain(body), ImageFont.load_default(12), x1 - x0 - 24, most=(y1 - y - 4) // 17):
+    for line in _wrap(_plain(body), _font(12), x1 - x0 - 24, most=(y1 - y - 4) // 17):
         _text(draw, (x0 + 12, y), line, 12, _MUTED, x1 - x0 - 24)
         y += 17
 
@@ -234,49 +238,58 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     """Break text into lines no wider than `width` pixels, at spaces or else anywhere; at most `most` of them."""
     lines: list[str] = []
     line = ""
-    for word in text[:1000].split():
-        rest = word
-        while font.getlength(f"{line} {rest}".strip()) > width:
-            if line:
-                lines.append(line)
-                line = ""
-                continue
-            fitting = len(rest)
-            while fitting > 1 and font.getlength(rest[:fitting]) > width:
-                fitting -= 1
-            lines.append(rest[:fitting])
-            rest = rest[fitting:]
-            if not rest:
-                break
-        line = f"{line} {rest}".strip()
-    lines += [line] if line else []
-    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " ..."]
+    words = text.split()
+    while words and len(lines) < most:
+        longer = f"{line} {words[0]}".strip()
+        if font.getlength(longer) <= width:
+            line = longer
+            words.pop(0)
+        elif line:
+            lines.append(line)
+            line = ""
+        else:  # a word that is wider than a line
+            fitting = max(1, _longest(words[0], lambda kept: words[0][:kept], font, width))
+            lines.append(words[0][:fitting])
+            words[0] = words[0][fitting:]
+    if line and len(lines) < most:
+        return [*lines, line]
+    return [*lines[:-1], lines[-1] + " ..."] if lines and (line or words) else lines
+
+
+def _longest(
+    text: str, cut: Callable[[int], str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float
+) -> int:
+    """Return how many characters of a text may be kept so that what `cut` makes of them fits into `width` pixels."""
+    return bisect.bisect_right(range(len(text) + 1), width, key=lambda kept: font.getlength(cut(kept))) - 1
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 def _plain(text: str) -> str:
     """Return text that the bundled font can draw on one line: no accents, no control characters."""
-    bare = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    bare = (c for c in unicodedata.normalize("NFKD", text[:_LONGEST]) if not unicodedata.combining(c))
     return " ".join("".join(c if c.isprintable() else " " for c in bare).split())
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, fill: str, width: float) -> None:
     """Write one line, cut to `width` pixels in its middle, where keys and paths differ least."""
-    font = ImageFont.load_default(size)
-    text = _plain(text[:1000])
+    font = _font(size)
+    text = _plain(text)
     if font.getlength(text) > width:
-        kept = len(text)
-        while kept > 2 and font.getlength(_middle_cut(text, kept)) > width:
-            kept -= 1
-        text = _middle_cut(text, kept)
+        text = _middle_cut(text, _longest(text, lambda kept: _middle_cut(text, kept), font, width))
     draw.text(at, text, fill=fill, font=font)
 
 
 def _middle_cut(text: str, kept: int) -> str:
+    kept = max(0, kept)
     return f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
 
 
 def _text_right(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, fill: str) -> float:
     """Write one line that ends at `at`; return its width in pixels."""
-    font = ImageFont.load_default(size)
+    font = _font(size)
     draw.text(at, _plain(text), fill=fill, font=font, anchor="ra")
     return font.getlength(_plain(text))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
 from pipeline.cluster import TASK_CPUS, connected, faults_named, gpus_per_actor
-from pipeline.commits import write_part
+from pipeline.commits import Committed, write_part
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError
 from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressBoard, ProgressDisplay, Reporter
@@ -70,9 +70,10 @@ def label(config: LabelConfig) -> Summary:
         except AlreadyComplete as done:
             reconciliation = done.run.reconcile(shard.name for shard in shards)
             return Summary(done.run, reconciliation, seconds=time.monotonic() - start, already=True)
-        before = sum(len(shard.record_ids) for shard in run.committed().values())
+        committed = run.committed()
+        before = sum(len(shard.record_ids) for shard in committed.values())
         try:
-            _execute(config, run, shards, index, gpus)
+            _execute(config, run, shards, committed, index, gpus)
             _commit_unmatched(config, run, shards, index, model)
             reconciliation = run.reconcile(shard.name for shard in shards)
             report = write_report(run.path, reconciliation) if reconciliation.complete else None
@@ -84,7 +85,12 @@ def label(config: LabelConfig) -> Summary:
 
 
 def _execute(
-    config: LabelConfig, run: RunDirectory, shards: list[Shard], index: PromptIndex | None, gpus: float
+    config: LabelConfig,
+    run: RunDirectory,
+    shards: list[Shard],
+    committed: Mapping[str, Committed],
+    index: PromptIndex | None,
+    gpus: float,
 ) -> None:
     """Read, matte and commit all shards that aren't finished."""
     import ray
@@ -92,7 +98,6 @@ def _execute(
     from pipeline.sink import CommitSink
     from pipeline.stages.matte import MatteImages
 
-    committed = run.committed()
     pending = [shard for shard in shards if shard.name not in committed or not committed[shard.name].finished]
     if not pending:
         return
@@ -124,7 +129,8 @@ def _execute(
     )
     with ProgressDisplay(board, len(pending)), faults_named():
         dataset.write_datasink(
-            CommitSink(run.path, config.output.records_per_file), ray_remote_args={"num_cpus": TASK_CPUS}
+            CommitSink(run.path, config.output.records_per_file, workers.retries),
+            ray_remote_args={"num_cpus": TASK_CPUS},
         )
 
 
@@ -153,8 +159,10 @@ def _commit_unmatched(
     """Commit error records for the prompts of a separate file that found no image; only known once all is read."""
     from pipeline.stages.matte import error_records
 
+    if index is None:
+        return
     committed = run.committed()
-    if index is None or any(shard.name not in committed or not committed[shard.name].ledgers for shard in shards):
+    if any(shard.name not in committed or not committed[shard.name].ledgers for shard in shards):
         return
     if UNMATCHED_PROMPTS in committed:
         return

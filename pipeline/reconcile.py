@@ -168,6 +168,6 @@ def _anew(shard: Committed) -> str:
 def _doubles(shards: dict[str, Committed]) -> tuple[int, int, int]:
     """Return committed records, distinct ones, and those that are distinct within their shards but not overall."""
     ids = [shard.record_ids for shard in shards.values()]
-    everything = np.concatenate([*ids, np.empty(0, np.int64)])
-    found = len(np.unique(everything))
+    everything = np.sort(np.concatenate([*ids, np.empty(0, np.int64)]))  # of 10^8 ids far faster than np.unique
+    found = len(everything[:1]) + int(np.count_nonzero(everything[1:] != everything[:-1]))
     return len(everything), found, sum(len(np.unique(part)) for part in ids) - found

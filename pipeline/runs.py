@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 import fsspec
@@ -50,7 +51,7 @@ class RunDirectory:
     """One run's directory, local or on any fsspec URL; open it with :meth:`open_or_create` or :meth:`open`.
 
     Attributes:
-        path: Where it is.
+        path: Where it is: a URL or an absolute path, the same for workers in other working directories.
         info: What `run.json` holds.
         resumed: Whether an earlier job began the run.
     """
@@ -68,6 +69,7 @@ class RunDirectory:
             ConfigurationError: There is none, or it was written by a newer version of this program.
             TransientError: The store failed repeatedly.
         """
+        path = _absolute(path)
         info = _read_info(path)
         if info is None:
             raise ConfigurationError(f"{redact(path)} is not a run directory: it has no run.json")
@@ -89,7 +91,7 @@ class RunDirectory:
                 files that are no run, or the store refuses access.
             TransientError: The store failed repeatedly.
         """
-        path = config.output.path
+        path = _absolute(config.output.path)
         info = _read_info(path)
         if info is None:
             if _holds_files(path):
@@ -227,7 +229,7 @@ class RunDirectory:
     def dataset(self) -> ds.Dataset:
         """Return the committed records for reading in parts; see :func:`read_records`."""
         names = [commit.data for commit in commits.read_commits(self.path) if commit.data]
-        filesystem, root = fsspec.core.url_to_fs(self.path)
+        filesystem, root = fsspec.core.url_to_fs(self.path, use_listings_cache=False)  # workers write, too
         return ds.dataset(
             [f"{root.rstrip('/')}/{name}" for name in names],
             schema=RECORDS,
@@ -247,7 +249,8 @@ def read_records(path: str, columns: Sequence[str] | None = None, where: pc.Expr
 
     Raises:
         ConfigurationError: There is no run, or a commit is damaged.
-        TransientError: The store failed repeatedly.
+        TransientError: The store failed repeatedly while commits were read.
+        OSError: A data file can't be read.
     """
     return RunDirectory.open(path).dataset().to_table(columns=columns and list(columns), filter=where)
 
@@ -273,14 +276,15 @@ def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, mo
     """Compare a run with a job that wants to go on with it."""
     try:
         identity = LabelConfig.model_validate(info["config"]).identity()
-    except ValidationError:
+        used = {key: info["model"][key] for key in ("weights_sha256", "precision")}
+    except (ValidationError, KeyError, TypeError):
         raise ConfigurationError(
             f"{redact(path)} holds a run of another version of this program: choose another output.path"
         ) from None
     # Of the model as it was loaded, not its name: that follows from the settings.
-    loaded = {"weights_sha256": model.weights_sha256, "precision": model.precision}
+    loaded = {key: getattr(model, key) for key in used}
     here = dict(_flat({**redact(config.identity()), "loaded model": loaded}))
-    there = dict(_flat({**redact(identity), "loaded model": {key: info["model"][key] for key in loaded}}))
+    there = dict(_flat({**redact(identity), "loaded model": used}))
     differences = [
         f"  {key}: {there.get(key)!r} there, {here.get(key)!r} here"
         for key in {**here, **there}
@@ -301,6 +305,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _absolute(path: str) -> str:
+    return path if storage.is_url(path) else str(Path(path).expanduser().absolute())
 
 
 def _holds_files(path: str) -> bool:

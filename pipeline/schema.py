@@ -117,7 +117,8 @@ def _hugging_face_features() -> dict[str, Any]:
     features: dict[str, Any] = {}
     for column in _COLUMNS:
         if column.type == _IMAGE:
-            features[column.name] = {"mode": "L", "_type": "Image"}
+            # Without a mode, or 16-bit alphas would be cut to 8 bits: mode L clips them at 255.
+            features[column.name] = {"_type": "Image"}
         else:
             features[column.name] = _hugging_face_value(column.type)
     return {"info": {"features": features}}

@@ -117,9 +117,12 @@ def _choose(groups: Sequence[ds.Fragment], shards: set[str], limit: int, seed: i
         table: pa.Table = groups[index].to_table(columns=_SHOWN, filter=pc.field("record_id").isin(ids))
         records += table.to_pylist()
     records = list({record["record_id"]: record for record in records}.values())  # an unfinished run may double one
-    return sorted(
-        records, key=lambda record: (record["status"] == "error", record["image_key"] or "", record["record_id"])
-    )
+    return sorted(records, key=_reading_order)
+
+
+def _reading_order(record: dict[str, Any]) -> tuple[bool, str, str, int]:
+    failed = record["status"] == "error"
+    return failed, record["image_key"] or "", record["prompt_kind"] or "", record["record_id"]
 
 
 def _in_turns(pools: Sequence[Sequence[tuple[int, int, int]]]) -> list[tuple[int, int, int]]:

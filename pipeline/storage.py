@@ -20,7 +20,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,12 @@ from pipeline.errors import ConfigurationError
 from pipeline.storage_faults import NotFoundError, RefusedError, fault_codes, public_uri, retried
 
 __all__ = [
+    "MAX_LINE",
     "RETRIES",
     "FileInfo",
     "NotFoundError",
     "RefusedError",
+    "check_readable",
     "delete",
     "exists",
     "file_info",
@@ -46,14 +48,19 @@ __all__ = [
     "open_stream",
     "public_uri",
     "read_bytes",
+    "read_lines",
     "write_bytes_atomic",
 ]
+
+MAX_LINE = 64 * 2**20
+"""Bytes of a line of a text file; longer ones are cut, so that no file can fill the memory."""
 
 RETRIES = 5
 """How often a transient fault is retried where the caller doesn't say."""
 
 _T = TypeVar("_T")
 _CHUNK = 8 * 2**20  # bytes per request of a stream
+_CHAINED = re.compile(r"::[a-z][a-z0-9+]*://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory"}  # no folders to make
 
 
@@ -165,6 +172,17 @@ def read_bytes(uri: str, *, retries: int = RETRIES) -> bytes:
     return retried("read", uri, retries, lambda: bytes(fs.cat_file(inner)))
 
 
+def check_readable(uri: str, *, retries: int = RETRIES) -> None:
+    """Ask for the first byte of a file that isn't empty: that shows wrong credentials and permissions.
+
+    Raises:
+        RefusedError, ConfigurationError: It can't be read.
+        NotFoundError: It isn't there.
+    """
+    fs, inner = _filesystem(uri)
+    retried("read", uri, retries, lambda: fs.cat_file(inner, start=0, end=1))
+
+
 def open_stream(uri: str, *, retries: int = RETRIES) -> BinaryIO:
     """Open a file or object for reading from front to back; at most a few chunks of 8 MiB of it are in memory.
 
@@ -179,6 +197,25 @@ def open_stream(uri: str, *, retries: int = RETRIES) -> BinaryIO:
         return _explained(fs, inner, lambda: fs.open(inner, "rb", block_size=_CHUNK))
 
     return io.BufferedReader(_Stream(retried("open", uri, retries, attempt), uri, retries), 2**20)
+
+
+def read_lines(stream: BinaryIO, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a stream from where it stands: their offsets, and their bytes.
+
+    Line ends (LF, CRLF) and a byte order mark are left out; what exceeds :data:`MAX_LINE` of a line is skipped.
+
+    Args:
+        stream: Of the file.
+        stop: Offset at which no further line is begun; by default the end.
+    """
+    while stop is None or stream.tell() < stop:
+        offset = stream.tell()
+        line = rest = stream.readline(MAX_LINE)
+        if not line:
+            return
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE)
+        yield offset, line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b"").rstrip(b"\r\n")
 
 
 class _Stream(io.RawIOBase):
@@ -287,9 +324,16 @@ def _write_local(path: Path, data: bytes) -> None:
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a path or URL, and the path in it."""
+    if not is_url(uri):
+        return fsspec.filesystem("file"), Path(uri).expanduser().absolute().as_posix()
+    options = {"use_listings_cache": False}  # other processes write, too
     try:
-        # Without a listings cache: other processes write, too.
-        fs, inner = url_to_fs(uri, use_listings_cache=False)
+        if "::" not in uri or _CHAINED.search(uri):
+            fs, inner = url_to_fs(uri, **options)
+        else:  # a key with :: in it, which url_to_fs takes for a chain
+            kind = fsspec.get_filesystem_class(uri.partition("://")[0])
+            fs, inner = kind(**kind._get_kwargs_from_urls(uri), **options), kind._strip_protocol(uri)  # noqa: SLF001
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"can't use {public_uri(uri)}: {public_uri(str(error))}") from None
     return fs, inner

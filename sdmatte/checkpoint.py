@@ -156,7 +156,7 @@ def convert(
 ) -> ConvertedWeights:
     """Convert a checkpoint to weights-only safetensors, under the released names and in the stored dtypes.
 
-    Beside the file goes ``<file>.sha256``, which ``sha256sum --check`` reads. Both appear complete or not at all.
+    Beside the file goes ``<file>.sha256``, which ``sha256sum --check`` reads. Each appears complete or not at all.
 
     Args:
         checkpoint: A weights file, or anything else that :func:`sdmatte.locate.locate` takes.
@@ -340,9 +340,11 @@ def _weights_in(_folder: str, names: list[str]) -> list[str]:
 
 def _cure(targets: Collection[str], found: Collection[str], missing: Collection[str], misfits: Collection[str]) -> str:
     """Say what a mismatch most likely means, and what to do about it."""
+    if not any(name in targets for name in found):
+        return f"Nothing in the file belongs to the model, whose tensors are called {_some(list(targets))}."
     lite_file = any(name.startswith(LITE_MARK) for name in found)
     lite_model = any(name.startswith(LITE_MARK) for name in targets)
-    if lite_file != lite_model:
+    if lite_file != lite_model and any(name.startswith("vae.encoder.") for name in found):
         kinds = ("LiteSDMatte", "SDMatte") if lite_file else ("SDMatte", "LiteSDMatte")
         return (
             f"These are {kinds[0]} weights, but the configuration is {kinds[1]}'s: put the unet/, vae/ and "
@@ -350,8 +352,6 @@ def _cure(targets: Collection[str], found: Collection[str], missing: Collection[
         )
     if "unet.aux_conv_in.weight" in missing and any(name.startswith("unet.") for name in found):
         return "These look like plain Stable Diffusion weights, without SDMatte's layers: use an SDMatte checkpoint."
-    if not any(name in targets for name in found):
-        return f"Nothing in the file belongs to the model, whose tensors are called {_some(list(targets))}."
     if misfits:
         return "The configuration is another model's: use the configuration folders that came with these weights."
     if missing:

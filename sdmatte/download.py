@@ -175,7 +175,7 @@ def _copy_model(url: str, shown: str, weights: str | None) -> tuple[str, Path, P
 
 def _wanted(filesystem: Any, path: str, shown: str, weights: str | None) -> tuple[str, str, _Files]:
     """Return the model's title, its weights file, and what to copy: local name to the file's info."""
-    name = PurePosixPath(urlsplit(shown).path).name
+    name = PurePosixPath(urlsplit(shown).path).name or urlsplit(shown).netloc
     if not name.endswith(WEIGHTS_SUFFIXES):
         entries = _entries(filesystem, path)
         chosen = choose_weights(list(entries), weights=weights, title=name, where=shown)

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +29,7 @@ COMMIT = "1" * 40
 
 def make_model(folder: Path, *weights: str, configs: bool = True) -> Path:
     if configs:
-        shutil.copytree(FIXTURES / "sdmatte_tiny", folder)
+        shutil.copytree(FIXTURES / "sdmatte_tiny", folder, ignore=shutil.ignore_patterns("expected.safetensors"))
     folder.mkdir(parents=True, exist_ok=True)
     for name in weights:
         save_file({"unet.conv_in.bias": torch.full((2,), float(len(name)))}, folder / name)
@@ -46,6 +47,16 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return cache
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Let huggingface's client use the network, with this port in the place of the hub."""
+    endpoint = f"http://127.0.0.1:{port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 def cached_repository(cache: Path, repository: str, *weights: str, configs: bool = True) -> Path:
@@ -116,8 +127,8 @@ def test_unreachable_hub_falls_back_to_the_cache(
 ) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        go_online(monkeypatch, unused.getsockname()[1])
+        monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries five times
         snapshot = cached_repository(hub_cache, "me/model", "model.safetensors")
         assert locate("me/model").weights == snapshot / "model.safetensors"
         assert "the hub can't be reached" in caplog.text
@@ -205,9 +216,8 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 def hub(hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The server, for a client that may use the network."""
     server = Hub(make_model(tmp_path / "repository", "model.safetensors", "model_plus.pth"))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    go_online(monkeypatch, server.server_port)
     yield server
     server.shutdown()
     server.server_close()
@@ -219,7 +229,7 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, hub_cache: Path, monkeypatc
     assert files.configs.same_model(ModelConfigs.from_folder(hub.folder))
     assert hub.downloaded[-1] == "model.safetensors"
     assert "model_plus.pth" not in hub.downloaded
-    assert "expected.safetensors" not in hub.downloaded
+    assert "state_dict_shapes.json" not in hub.downloaded
     assert {"unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/vocab.json"} < set(
         hub.downloaded
     )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sdmatte.configs import ModelConfigs
+from sdmatte.devices import exact_float32
 from sdmatte.embeddings import CoordinateFeatures, box_features, point_features
 from sdmatte.network import Network
 from support.seeded import seeded_tensor
@@ -56,19 +57,27 @@ def _features(network: Network, kind: str, coordinates: Tensor) -> CoordinateFea
     box, points = torch.zeros(batch, unet.box_dim), torch.zeros(batch, unet.points_dim)
     for index, row in enumerate(coordinates):
         if kind == "point_mask":
-            points[index] = point_features(row, unet.points_dim)
+            points[index] = point_features(row.cpu(), unet.points_dim)
         else:
-            box[index] = box_features(row, unet.box_channels)
-    return CoordinateFeatures(box, points, torch.full((batch,), kind == "point_mask"))
+            box[index] = box_features(row.cpu(), unet.box_channels)
+    parts = (box, points, torch.full((batch,), kind == "point_mask"))
+    return CoordinateFeatures(*(part.to(coordinates.device) for part in parts))
+
+
+def deviations(folder: Path, device: str = "cpu") -> Iterator[Deviation]:
+    """Compare every prompt kind, as one batch and sample by sample, with ``expected.safetensors`` of ``folder``."""
+    network, text = seeded_network(folder)
+    expected = load_file(folder / "expected.safetensors")
+    difference = (text - expected["text_embed"]).abs().max().item()
+    assert difference < 1e-4, f"text embedding deviates by {difference}"
+    with exact_float32(torch.device(device), torch.float32):
+        yield from compare(network.to(device), text.to(device), folder)
 
 
 @torch.inference_mode()
-def deviations(folder: Path) -> Iterator[Deviation]:
-    """Compare every prompt kind, as one batch and sample by sample, with ``expected.safetensors`` of ``folder``."""
-    expected = load_file(folder / "expected.safetensors")
-    network, text = seeded_network(folder)
-    difference = (text - expected["text_embed"]).abs().max().item()
-    assert difference < 1e-4, f"text embedding deviates by {difference}"
+def compare(network: Network, text: Tensor, folder: Path) -> Iterator[Deviation]:
+    """Do the work of :func:`deviations` for a network at hand."""
+    expected = load_file(folder / "expected.safetensors", device=str(text.device))
     batch = len(expected["image"])
     selections = {"batch": list(range(batch))} | {f"sample {index}": [index] for index in range(batch)}
     if batch == 1:

@@ -49,7 +49,7 @@ def task(index: int, write: str = "0123456789abcdef0123456789abcdef") -> TaskCon
     return TaskContext(task_idx=index, op_name="Write", kwargs={"write_uuid": write})
 
 
-def label_config(output: str | Path, **sections: dict[str, Any]) -> LabelConfig:
+def label_config(output: str | Path, /, **sections: dict[str, Any]) -> LabelConfig:
     tree: dict[str, Any] = {
         "input": {"kind": "webdataset", "path": "s3://corpus/*.tar"},
         "model": {"source": "untrained:sdmatte-mini"},

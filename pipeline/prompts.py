@@ -1,0 +1,282 @@
+"""Prompts as they stand in files, brought into the engine's form and audited before they cost GPU time.
+
+The native form is described in docs/prompts.md. A prompt that can't be used keeps its place, with a code and a
+message; nothing here raises for a bad prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import reprlib
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline.errors import BadInputError, ErrorCode
+from pipeline.masks import MaskLoader, decode_mask, encode_mask
+from sdmatte.errors import PromptError
+from sdmatte.prompts import Box, Points
+
+KINDS = ("box", "points", "mask")
+"""Keys of which a prompt has exactly one."""
+
+KEYS = (*KINDS, "id", "label", "score", "transparent")
+"""All keys of the native form."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawPrompt:
+    """A prompt as it stands in its source, before any check.
+
+    Attributes:
+        content: Its JSON object, without keys that are null; what its record id is made from. Where it isn't a JSON
+            object, a stand-in that is equal for equal text.
+        where: File and line (or the like), for messages.
+        fault: Why it isn't even a JSON object, if so.
+    """
+
+    content: dict[str, Any]
+    where: str
+    fault: str | None = None
+
+
+class Entry(NamedTuple):
+    """A prompt of a prompt file of its own.
+
+    Attributes:
+        key: Of its image; None where there is none that could be used.
+        number: Of its line or annotation.
+        content: As in :class:`RawPrompt`.
+        fault: As in :class:`RawPrompt`.
+    """
+
+    key: str | None
+    number: int
+    content: dict[str, Any]
+    fault: str | None = None
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def raw_prompt(value: object, where: str) -> RawPrompt:
+    """Wrap a value that should be the JSON object of a prompt."""
+    if isinstance(value, dict):
+        return RawPrompt({str(key): part for key, part in without_nulls(value).items()}, where)
+    return _unparsed(
+        repr(value).encode(errors="backslashreplace"), where, f"a prompt must be an object, got {reprlib.repr(value)}"
+    )
+
+
+def parse_line(line: bytes, where: str) -> RawPrompt:
+    """Read a prompt from its JSON text."""
+    try:
+        return raw_prompt(load_json(line), where)
+    except BadInputError as error:
+        return _unparsed(line, where, str(error))
+
+
+def parse_lines(data: bytes, where: str) -> list[RawPrompt]:
+    """Read a JSON Lines file: one prompt per line; empty lines, CRLF and a byte order mark do no harm."""
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return [parse_line(line.strip(), f"{where} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def parse_list(data: bytes | str, where: str) -> list[RawPrompt]:
+    """Read a JSON list of prompts."""
+    text = data.encode(errors="surrogatepass") if isinstance(data, str) else data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        values = load_json(text)
+    except BadInputError as error:
+        return [_unparsed(text, where, str(error))]
+    return from_values(values, where)
+
+
+def from_values(values: object, where: str) -> list[RawPrompt]:
+    """Wrap what should be a list of prompts."""
+    if not isinstance(values, list):
+        return [_unparsed(repr(values).encode(), where, f"expected a list of prompts, got {reprlib.repr(values)}")]
+    return [raw_prompt(value, f"{where} prompt {n}") for n, value in enumerate(values, 1)]
+
+
+def load_json(data: bytes) -> Any:
+    """Parse JSON text in UTF-8.
+
+    Raises:
+        BadInputError: ``prompt_malformed``, saying why it can't be parsed.
+    """
+    try:
+        return json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 (byte {error.start})"
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError as error:  # also numbers of thousands of digits
+        reason = f"not valid JSON: {error}"
+    raise BadInputError(ErrorCode.PROMPT_MALFORMED, reason)
+
+
+def clean_text(text: str) -> str:
+    """Return a text that UTF-8 can hold: undecodable bytes and lone surrogates become escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def without_nulls(value: Any) -> Any:
+    """Return JSON-plain data without the keys whose value is null, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    return value
+
+
+def _unparsed(text: bytes, where: str, fault: str) -> RawPrompt:
+    return RawPrompt({"unparsed": hashlib.sha256(text).hexdigest()}, where, clean_text(fault))
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def parse_prompt(raw: RawPrompt, record_id: int) -> dict[str, Any]:
+    """Bring a prompt into the form of :data:`pipeline.schema.PROMPT`, as far as that goes without its image.
+
+    A mask stays null until :func:`audit_prompt`. What can't be parsed gets ``prompt_malformed``; the fields before
+    the fault are filled in.
+    """
+    prompt: dict[str, Any] = {
+        "record_id": record_id,
+        **dict.fromkeys(("kind", "id", "label", "score"), None),
+        "transparent": False,
+        **dict.fromkeys(("box", "points", "mask"), None),
+        "repairs": [],
+        **dict.fromkeys(("error_code", "error_message"), None),
+    }
+    try:
+        _parse(raw, prompt)
+    except BadInputError as error:
+        fail_prompt(prompt, error, raw.where)
+    return prompt
+
+
+def fail_prompt(prompt: dict[str, Any], error: BadInputError, where: str = "") -> None:
+    """Make a prompt an error."""
+    message = f"{where}: {error}" if where else str(error)
+    prompt |= {"error_code": str(error.code), "error_message": clean_text(message)}
+
+
+def _parse(raw: RawPrompt, prompt: dict[str, Any]) -> None:
+    if raw.fault is not None:
+        raise _malformed(raw.fault)
+    content = raw.content
+    given = [kind for kind in KINDS if kind in content]
+    if len(given) == 1:
+        prompt["kind"] = given[0]
+    prompt["id"], prompt["label"] = _text(content, "id"), _text(content, "label")
+    prompt["score"] = _score(content)
+    prompt["transparent"] = _flag(content)
+    if unknown := sorted(content.keys() - KEYS):
+        hint = "; it belongs into separate prompt files only" if unknown == ["image"] else ""
+        raise _malformed(f"unknown key {', '.join(map(reprlib.repr, unknown))}{hint}; known are {', '.join(KEYS)}")
+    if len(given) != 1:
+        raise _malformed(f"has {' and '.join(given) or 'neither'}; give exactly one of {', '.join(KINDS)}")
+    if given == ["box"]:
+        prompt["box"] = _numbers(content["box"], 4, "box must be four numbers [x0, y0, x1, y1]")
+    elif given == ["points"]:
+        prompt["points"] = _pairs(content["points"])
+
+
+def _text(content: dict[str, Any], key: str) -> str | None:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise _malformed(f"{key} must be a string, got {reprlib.repr(value)}")
+    return None if value is None else clean_text(str(value))
+
+
+def _score(content: dict[str, Any]) -> float | None:
+    if "score" not in content:
+        return None
+    (score,) = _numbers([content["score"]], 1, "score must be a number from 0 to 1")
+    if not 0 <= score <= 1:
+        raise _malformed(f"score must be a number from 0 to 1, got {score}")
+    return score
+
+
+def _flag(content: dict[str, Any]) -> bool:
+    value = content.get("transparent", False)
+    if not isinstance(value, bool):
+        raise _malformed(f"transparent must be true or false, got {reprlib.repr(value)}")
+    return value
+
+
+def _pairs(value: object) -> list[list[float]]:
+    form = "points must be a list of pairs [[x, y], ...] of numbers"
+    if not isinstance(value, list | tuple) or not value:
+        raise _malformed(f"{form}, got {reprlib.repr(value)}")
+    return [_numbers(pair, 2, form) for pair in value]
+
+
+def _numbers(value: object, count: int, form: str) -> list[float]:
+    parts = value if isinstance(value, list | tuple) else ()
+    if len(parts) != count or not all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
+        raise _malformed(f"{form}, got {reprlib.repr(value)}")
+    try:
+        numbers = [float(part) for part in parts]
+    except OverflowError:
+        numbers = [math.inf]
+    if not all(math.isfinite(number) for number in numbers):
+        raise _malformed(f"{form}, got {reprlib.repr(value)}, of which not all are finite")
+    return numbers
+
+
+# --- audit -----------------------------------------------------------------------------------------------------------
+
+
+def audit_prompt(prompt: dict[str, Any], raw: RawPrompt, width: int, height: int, load_mask: MaskLoader) -> None:
+    """Hold a parsed prompt against its image: repair it, with a note in ``repairs``, or make it an error.
+
+    ``box_clipped``
+        A box that was partly outside the image; it now ends at the image's edges.
+    ``points_dropped``
+        Points outside of the image; the others stay.
+    ``mask_clipped``
+        A polygon that was partly outside the image.
+
+    Args:
+        prompt: From :func:`parse_prompt`, without an error; changed in place.
+        raw: What it was parsed from.
+        width: Of the upright image, pixels.
+        height: Of the upright image, pixels.
+        load_mask: Fetches mask files.
+    """
+    try:
+        match prompt["kind"]:
+            case "box":
+                _audit_box(prompt, width, height)
+            case "points":
+                _audit_points(prompt, width, height)
+            case _:
+                inside, repairs = decode_mask(raw.content["mask"], width, height, load_mask)
+                prompt |= {"mask": encode_mask(inside), "repairs": list(repairs)}
+    except BadInputError as error:
+        fail_prompt(prompt, error, raw.where)
+    except PromptError as error:
+        fail_prompt(prompt, BadInputError(ErrorCode(error.code), str(error)), raw.where)
+
+
+def _audit_box(prompt: dict[str, Any], width: int, height: int) -> None:
+    x0, y0, x1, y1 = prompt["box"]
+    Box(x0, y0, x1, y1).validate(width, height)
+    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
+    if clipped != prompt["box"]:
+        prompt |= {"box": clipped, "repairs": ["box_clipped"]}
+
+
+def _audit_points(prompt: dict[str, Any], width: int, height: int) -> None:
+    points = prompt["points"]
+    kept = [[x, y] for x, y in points if 0 <= x < width and 0 <= y < height]
+    Points(kept or points).validate(width, height)
+    if len(kept) < len(points):
+        prompt |= {"points": kept, "repairs": ["points_dropped"]}
+
+
+def _malformed(message: str) -> BadInputError:
+    return BadInputError(ErrorCode.PROMPT_MALFORMED, message)

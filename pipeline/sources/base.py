@@ -1,0 +1,233 @@
+"""What a source of images is, and what the sources share.
+
+A source cuts its input into shards on the driver (:meth:`Source.shards`); workers read these one at a time, from front
+to back, with a bounded number of bytes in memory (:meth:`Source.read`). Adding a source: one module with a class like
+the ones beside this, one line in :mod:`pipeline.sources`, one word in :class:`pipeline.config.InputConfig`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline import storage
+from pipeline.config import LabelConfig
+from pipeline.errors import BadInputError, ConfigurationError, ErrorCode, TransientError
+from pipeline.ids import image_id
+from pipeline.masks import MaskLoader
+from pipeline.prompts import RawPrompt, clean_text, parse_lines, parse_list
+from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm"})
+"""Files that are taken for images, by extension in lower case; what they really are is seen when they are read."""
+
+PROMPT_EXTENSIONS = ("prompts.jsonl", "prompts.json")
+"""Files beside an image that hold its prompts: one per line, or a list."""
+
+_BYTES_PER_PIXEL = 8  # of the most wasteful file: four channels of 16 bits, not compressed
+_BYTES_BESIDE = 2**20  # of metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of the input that one worker reads in one go; the unit of resuming.
+
+    Attributes:
+        name: Equal in every run over the same input, wherever the input lies.
+        spec: What the reader needs to know; JSON-plain.
+    """
+
+    name: str
+    spec: dict[str, Any]
+
+
+def _no_masks(name: str) -> bytes:
+    raise BadInputError(ErrorCode.PROMPT_MALFORMED, f"the mask file {name!r} can't be found without its image")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An image of a shard, or what stands for one that could not be read.
+
+    Attributes:
+        key: The source's own key; ``""`` for a fault of the shard as a whole.
+        image_id: From :func:`pipeline.ids.image_id`; unique in the input.
+        uri: Where the bytes are, as it may be shown.
+        path: The image's path in its source, with extension: what a prompt file may call it.
+        etag: Of the object at `uri`, where the store tells.
+        data: Encoded bytes; None where they could not be read.
+        prompts: The prompts beside the image; None where those of a prompt file are to be looked up.
+        error: Why the image can't be used, if so.
+        load_mask: Fetches the mask files that its prompts name.
+    """
+
+    key: str
+    image_id: int
+    uri: str
+    path: str
+    etag: str | None = None
+    data: bytes | None = None
+    prompts: Sequence[RawPrompt] | None = ()
+    error: BadInputError | None = None
+    load_mask: MaskLoader = _no_masks
+
+
+class Source(Protocol):
+    """A source of images."""
+
+    def shards(self) -> list[Shard]:
+        """List the shards; runs once, on the driver.
+
+        Raises:
+            ConfigurationError: There is no image, or the input can't be read.
+        """
+
+    def read(self, shard: Shard) -> Iterator[Sample]:
+        """Read a shard; runs on workers.
+
+        One bad item is a sample with an error; a shard that can't be opened or breaks off ends with a sample with an
+        empty key and the code ``shard_unreadable``.
+
+        Raises:
+            ConfigurationError: The credentials are missing, wrong or expired.
+        """
+
+
+def max_bytes(config: LabelConfig) -> int:
+    """Return how many bytes an image file can have that is within the configured number of pixels."""
+    return config.input.max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE
+
+
+def input_paths(config: LabelConfig) -> list[str]:
+    """Return the configured paths as a list.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    paths = [config.input.path] if isinstance(config.input.path, str) else config.input.path
+    if not paths:
+        raise ConfigurationError("input.path is an empty list; name at least one path or URL")
+    return paths
+
+
+def list_inputs(config: LabelConfig, suffixes: tuple[str, ...]) -> dict[str, FileInfo]:
+    """List the files of the configured paths.
+
+    Returns:
+        By name: relative to the folder or to the fixed part of the pattern, or, where that is ambiguous between
+        several paths, the whole path or URL.
+
+    Raises:
+        ConfigurationError: A path has no such files, or they can't be read.
+    """
+    files: dict[str, FileInfo] = {}
+    for path in input_paths(config):
+        found = storage.list_files(path, suffixes, retries=config.workers.retries)
+        if not found:
+            raise ConfigurationError(
+                f"input.path {public_uri(path)} has no files that end in {', '.join(suffixes)}; correct it, or input.kind"
+            )
+        files |= {file.uri: file for file in found if file.uri not in files}
+    counts = Counter(file.name for file in files.values())
+    named = {
+        clean_text(file.name if counts[file.name] == 1 else public_uri(file.uri)): file for file in files.values()
+    }
+    check_first(files.values().__iter__(), config)
+    return named
+
+
+def check_first(files: Iterator[FileInfo], config: LabelConfig) -> None:
+    """Try to read the first file that isn't empty.
+
+    Raises:
+        ConfigurationError: It can't be read.
+    """
+    first = next((file for file in files if file.size), None)
+    if first is not None:
+        try:
+            storage.check_readable(first.uri, retries=config.workers.retries)
+        except NotFoundError:
+            return  # deleted since: shows later, as that file's own fault
+
+
+def fetch(uri: str, size: int | None, config: LabelConfig) -> bytes:
+    """Read an image file.
+
+    Args:
+        uri: Where it is.
+        size: Bytes, if known.
+        config: Of the run.
+
+    Raises:
+        BadInputError: ``image_missing``, ``image_unreadable`` or ``image_too_large``.
+        ConfigurationError: The credentials are missing, wrong or expired.
+    """
+    if size is not None and size > max_bytes(config):
+        raise too_large(size, config)
+    return _fetched(lambda: storage.read_bytes(uri, retries=config.workers.retries))
+
+
+def file_info(uri: str, config: LabelConfig) -> FileInfo:
+    """Ask for size and ETag of an image file; raises as :func:`fetch`."""
+    return _fetched(lambda: storage.file_info(uri, retries=config.workers.retries))
+
+
+def _fetched[T](ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except NotFoundError as error:
+        raise BadInputError(ErrorCode.IMAGE_MISSING, str(error)) from None
+    except (RefusedError, TransientError) as error:
+        raise BadInputError(ErrorCode.IMAGE_UNREADABLE, str(error)) from None
+
+
+def fetch_mask(uri: str, config: LabelConfig) -> bytes:
+    """Read a mask file.
+
+    Raises:
+        BadInputError: ``prompt_malformed`` where it isn't there or too large, ``image_unreadable`` where the store
+            doesn't hand it out.
+        ConfigurationError: The credentials are missing, wrong or expired.
+    """
+    try:
+        return fetch(uri, file_info(uri, config).size, config)
+    except BadInputError as error:
+        if error.code is ErrorCode.IMAGE_UNREADABLE:
+            raise
+        raise BadInputError(ErrorCode.PROMPT_MALFORMED, f"the mask file can't be used: {error}") from None
+
+
+def too_large(size: int, config: LabelConfig) -> BadInputError:
+    """Return the error of a file that can't be an image of the allowed size."""
+    return BadInputError(
+        ErrorCode.IMAGE_TOO_LARGE,
+        f"the file has {size} bytes, more than any image of the allowed {config.input.max_pixels} pixels; "
+        "make it smaller, or raise input.max_pixels",
+    )
+
+
+def parse_prompts(name: str, data: bytes, where: str) -> list[RawPrompt]:
+    """Read the prompts of a file beside an image.
+
+    Args:
+        name: Its name, which ends in one of the :data:`PROMPT_EXTENSIONS`.
+        data: Its content.
+        where: What messages call it.
+    """
+    return parse_lines(data, where) if name.lower().endswith("jsonl") else parse_list(data, where)
+
+
+def unreadable(shard: Shard, uri: str, error: Exception, images: int) -> Sample:
+    """Return the sample that stands for the unread rest of a shard.
+
+    Args:
+        shard: The shard.
+        uri: Of its file, as it may be shown.
+        error: What went wrong.
+        images: How many images were read before.
+    """
+    reason = public_uri(str(error)) or type(error).__name__
+    message = f"{uri}: {reason}; {images} images were read before that; fetch or build the shard again"
+    return Sample("", image_id(shard.name, ""), uri, "", error=BadInputError(ErrorCode.SHARD_UNREADABLE, message))

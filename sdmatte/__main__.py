@@ -1,0 +1,7 @@
+"""``python -m sdmatte``: the ``sdmatte`` command."""
+
+import sys
+
+from sdmatte.cli import main
+
+sys.exit(main())
