@@ -24,6 +24,8 @@ KINDS = ("box", "points", "mask")
 KEYS = (*KINDS, "id", "label", "score", "transparent")
 """All keys of the native form."""
 
+_DEEPEST = 30  # levels of lists and objects; the native form has five
+
 
 @dataclass(frozen=True, slots=True)
 class RawPrompt:
@@ -100,6 +102,11 @@ def from_values(values: object, where: str) -> list[RawPrompt]:
     return [raw_prompt(value, f"{where} prompt {n}") for n, value in enumerate(values, 1)]
 
 
+def unreadable_prompts(where: str, reason: str) -> RawPrompt:
+    """Return what stands for the prompts of a file that can't be read."""
+    return RawPrompt({"unparsed": "file"}, where, reason)
+
+
 def load_json(data: bytes) -> Any:
     """Parse JSON text in UTF-8.
 
@@ -107,7 +114,10 @@ def load_json(data: bytes) -> Any:
         BadInputError: ``prompt_malformed``, saying why it can't be parsed.
     """
     try:
-        return json.loads(data.decode())
+        value = json.loads(data.decode())
+        if not _is_deeper(value, _DEEPEST):
+            return value
+        reason = "nested too deeply"
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 (byte {error.start})"
     except RecursionError:
@@ -115,6 +125,11 @@ def load_json(data: bytes) -> Any:
     except ValueError as error:  # also numbers of thousands of digits
         reason = f"not valid JSON: {error}"
     raise BadInputError(ErrorCode.PROMPT_MALFORMED, reason)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(isinstance(part, dict | list) and _is_deeper(part, levels - 1) for part in parts)
 
 
 def clean_text(text: str) -> str:

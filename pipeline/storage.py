@@ -183,7 +183,7 @@ def check_readable(uri: str, *, retries: int = RETRIES) -> None:
     retried("read", uri, retries, lambda: fs.cat_file(inner, start=0, end=1))
 
 
-def open_stream(uri: str, *, retries: int = RETRIES) -> BinaryIO:
+def open_stream(uri: str, *, retries: int = RETRIES) -> io.BufferedReader:
     """Open a file or object for reading from front to back; at most a few chunks of 8 MiB of it are in memory.
 
     The stream can seek where the store allows it, and raises the errors of this module; close it after use.

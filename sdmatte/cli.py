@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -47,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, or 1 with one line on stderr. Wrong usage leaves as ``SystemExit(2)``, as is argparse's way.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(format="sdmatte: %(message)s")
     try:
         if arguments[:1] == ["convert"]:
             _convert(_convert_parser().parse_args(arguments[1:]))
@@ -79,16 +77,16 @@ def _matte_parser() -> argparse.ArgumentParser:
 
     what = parser.add_argument_group("which object (one of these)").add_mutually_exclusive_group(required=True)
     what.add_argument("--box", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="rectangle around it")
-    what.add_argument("--points", type=_point, nargs="+", metavar="X,Y", help="clicks on it; best are ten")
-    what.add_argument("--mask", type=Path, metavar="FILE", help="rough mask of the photo's size, white on black")
-    what.add_argument("--auto", action="store_true", help="whatever stands out (released weights never learned this)")
-    parser.add_argument(
-        "--transparent", action="store_true", help="the object lets light through: glass, smoke, veils"
+    what.add_argument(
+        "--points", type=_point, nargs="+", metavar="X,Y", help="clicks on it; released weights learned from ten"
     )
+    what.add_argument("--mask", type=Path, metavar="FILE", help="rough mask of the photo's size, white on black")
+    what.add_argument("--auto", action="store_true", help="the whole frame (released weights never learned it)")
+    parser.add_argument("--transparent", action="store_true", help="it lets light through: glass, smoke, veils")
 
     out = parser.add_argument_group("what to write (PNG)")
     out.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="alpha; default: <photo's stem>_alpha.png, here"
+        "-o", "--output", type=Path, metavar="FILE", help="alpha; default: <stem of photo>_alpha.png, here"
     )
     out.add_argument("--bits", type=int, choices=(8, 16), default=8, help="depth of the alpha; default: 8")
     out.add_argument("--cutout", type=Path, metavar="FILE", help="the object in RGBA, with its own colours estimated")
@@ -115,9 +113,7 @@ def _convert_parser() -> argparse.ArgumentParser:
         "sdmatte convert", description="Convert a checkpoint to weights-only safetensors, with its SHA-256 beside it."
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights file, model folder, hub id or URL")
-    parser.add_argument(
-        "out", metavar="OUT", help="a .safetensors file; or a folder, to become a complete model folder"
-    )
+    parser.add_argument("out", metavar="OUT", help="a .safetensors file, or a folder that becomes a complete model")
     parser.add_argument("--weights", metavar="FILE", help="which weights file, where the checkpoint has several")
     return parser
 
@@ -136,7 +132,7 @@ def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
     """Refuse, before anything is computed, outputs that can't be written or would destroy an input."""
     if options.output is None:
         options.output = Path(f"{options.photo.stem}_alpha.png")
-    taken = {path.resolve(): path for path in (options.photo, options.mask) if path is not None}
+    taken = [path for path in (options.photo, options.mask) if path is not None]
     for path in (options.output, options.cutout, options.preview):
         if path is None:
             continue
@@ -146,11 +142,14 @@ def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
             parser.error(f"{path}: there is no folder {path.parent}, make it first")
         if path.is_dir():
             parser.error(f"{path}: this is a folder, give the name of a file")
-        if path.resolve() in taken or any(
-            path.exists() and other.exists() and path.samefile(other) for other in taken
-        ):
+        if any(_same(path, other) for other in taken):
             parser.error(f"{path}: this would overwrite an input or another output, choose another name")
-        taken[path.resolve()] = path
+        taken.append(path)
+
+
+def _same(path: Path, other: Path) -> bool:
+    linked = path.exists() and other.exists() and path.samefile(other)
+    return linked or path.resolve() == other.resolve()
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -174,7 +173,8 @@ def _matte(options: argparse.Namespace) -> None:
 
 def _prompt(options: argparse.Namespace) -> Prompt:
     if options.box:
-        return Box(*options.box, transparent=options.transparent)
+        x0, y0, x1, y1 = options.box
+        return Box(x0, y0, x1, y1, transparent=options.transparent)
     if options.points:
         return Points(options.points, transparent=options.transparent)
     if options.mask:

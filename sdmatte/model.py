@@ -104,7 +104,8 @@ class SDMatte:
         self._layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         for part in (network.vae, network.unet):
             # Not part.to(): diffusers' own version warns about a cast that is meant.
-            nn.Module.to(part, device=self.device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack memory_format
+            nn.Module.to(part, self.device, self._dtype)
+            nn.Module.to(part, memory_format=self._layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
     @classmethod
     def from_pretrained(
@@ -382,7 +383,7 @@ class SDMatte:
 
     def _tensor(self, batch: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(batch).to(self.device, self._dtype)
-        return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor.contiguous(memory_format=self._layout)
 
 
 def _by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:

@@ -8,9 +8,9 @@ the ones beside this, one line in :mod:`pipeline.sources`, one word in :class:`p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pipeline import storage
 from pipeline.config import LabelConfig
@@ -19,6 +19,8 @@ from pipeline.ids import image_id
 from pipeline.masks import MaskLoader
 from pipeline.prompts import RawPrompt, clean_text, parse_lines, parse_list
 from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
+
+_T = TypeVar("_T")
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm"})
 """Files that are taken for images, by extension in lower case; what they really are is seen when they are read."""
@@ -127,18 +129,19 @@ def list_inputs(config: LabelConfig, suffixes: tuple[str, ...]) -> dict[str, Fil
         found = storage.list_files(path, suffixes, retries=config.workers.retries)
         if not found:
             raise ConfigurationError(
-                f"input.path {public_uri(path)} has no files that end in {', '.join(suffixes)}; correct it, or input.kind"
+                f"input.path {public_uri(path)} has no files that end in {', '.join(suffixes)}; "
+                "correct it, or input.kind"
             )
         files |= {file.uri: file for file in found if file.uri not in files}
     counts = Counter(file.name for file in files.values())
     named = {
         clean_text(file.name if counts[file.name] == 1 else public_uri(file.uri)): file for file in files.values()
     }
-    check_first(files.values().__iter__(), config)
+    check_first(files.values(), config)
     return named
 
 
-def check_first(files: Iterator[FileInfo], config: LabelConfig) -> None:
+def check_first(files: Iterable[FileInfo], config: LabelConfig) -> None:
     """Try to read the first file that isn't empty.
 
     Raises:
@@ -174,7 +177,7 @@ def file_info(uri: str, config: LabelConfig) -> FileInfo:
     return _fetched(lambda: storage.file_info(uri, retries=config.workers.retries))
 
 
-def _fetched[T](ask: Callable[[], T]) -> T:
+def _fetched(ask: Callable[[], _T]) -> _T:
     try:
         return ask()
     except NotFoundError as error:

@@ -13,7 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Self, cast
+from io import BufferedReader
+from typing import Self
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
@@ -103,12 +104,11 @@ class WebDatasetSource:
         images = [member for member in group.images if member.extension not in masks]
         if not images and not prompts:
             return
-        again = seen[group.key] > 0
-        for image in images or [None]:
+        for number, image in enumerate(images or [None]):
             occurrence = seen[group.key]
             seen[group.key] += 1
-            first = image is None or image is images[0]
             path = image.name if image else group.key
+            beside = prompts if number == 0 else []
             yield Sample(
                 key=group.key,
                 image_id=image_id(shard.name, group.key, occurrence),
@@ -116,22 +116,17 @@ class WebDatasetSource:
                 path=path,
                 etag=shard.spec["etag"],
                 data=image.data if image and not occurrence else None,
-                prompts=(prompts if self._inline else None if not occurrence else ()) if first else (),
-                error=self._fault(group, image, again=again, first=first),
+                prompts=beside if self._inline or occurrence else None,
+                error=self._fault(group, image, occurrence),
                 load_mask=group.load_mask,
             )
 
-    def _fault(self, group: _Group, image: _Member | None, *, again: bool, first: bool) -> BadInputError | None:
-        if again:
+    def _fault(self, group: _Group, image: _Member | None, occurrence: int) -> BadInputError | None:
+        if occurrence:
             return BadInputError(
                 ErrorCode.DUPLICATE_KEY,
-                f"the key {group.key} was already used in this shard; keep members of one image together, "
-                "and give each image a key of its own",
-            )
-        if not first:
-            return BadInputError(
-                ErrorCode.DUPLICATE_KEY,
-                f"a second image under the key {group.key}; give it another key (masks are named {group.key}.mask.png)",
+                f"the key {group.key} was already used in this shard; keep the members of an image together, give "
+                f"each image a key of its own, and call masks {group.key}.mask.png",
             )
         if image is None:
             return BadInputError(ErrorCode.IMAGE_MISSING, f"the shard has prompts for {group.key}, but no image")
@@ -158,15 +153,13 @@ class _StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:
-            raise
-        except tarfile.EmptyHeaderError:
-            raise tarfile.ReadError(f"it breaks off at byte {tarfile_.offset}, without an end marker") from None
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"damaged header at byte {tarfile_.offset} ({error})") from None
+            if type(error).__name__ == "EOFHeaderError":  # the regular end; tarfile doesn't document its subclasses
+                raise
+            raise tarfile.ReadError(f"no valid header at byte {tarfile_.offset} ({error}), nor its end") from None
 
 
-def _groups(stream: BinaryIO, limit: int) -> Iterator[_Group]:
+def _groups(stream: BufferedReader, limit: int) -> Iterator[_Group]:
     """Yield groups; the one in which a tar breaks off is not yielded.
 
     Args:
@@ -174,12 +167,11 @@ def _groups(stream: BinaryIO, limit: int) -> Iterator[_Group]:
         limit: Bytes of the members of a group that are kept.
     """
     # gzip.open checks sums and reads files of several parts, which tarfile's own reader doesn't.
-    zipped = stream.peek(2)[:2] == b"\x1f\x8b" if hasattr(stream, "peek") else False
-    plain = cast("BinaryIO", gzip.open(stream)) if zipped else stream
+    plain = gzip.GzipFile(fileobj=stream) if stream.peek(2)[:2] == b"\x1f\x8b" else stream
     group: _Group | None = None
     with tarfile.open(fileobj=plain, mode="r|*", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
         while (info := tar.next()) is not None:
-            tar.members.clear()  # tarfile would remember them all
+            tar.members.clear()  # type: ignore[attr-defined] # tarfile would remember them all
             name = clean_text(info.name).removeprefix("./")
             folder, slash, file_name = name.rpartition("/")
             stem, dot, extension = file_name.partition(".")

@@ -1,1 +1,1 @@
-"""The steps that images go through; each is callable without Ray."""
+"""Stages of the pipeline: small classes that work on one Arrow table, and need no Ray to be called."""

@@ -75,13 +75,13 @@ def deviations(folder: Path, device: str = "cpu") -> Iterator[Deviation]:
 
 
 @torch.inference_mode()
-def compare(network: Network, text: Tensor, folder: Path) -> Iterator[Deviation]:
-    """Do the work of :func:`deviations` for a network at hand."""
+def compare(network: Network, text: Tensor, folder: Path, *, singly: bool = True) -> Iterator[Deviation]:
+    """Do the work of :func:`deviations` for a network at hand; without ``singly`` only the batches."""
     expected = load_file(folder / "expected.safetensors", device=str(text.device))
     batch = len(expected["image"])
-    selections = {"batch": list(range(batch))} | {f"sample {index}": [index] for index in range(batch)}
-    if batch == 1:
-        del selections["batch"]
+    selections = {"batch": list(range(batch))} if batch > 1 or not singly else {}
+    if singly:
+        selections |= {f"sample {index}": [index] for index in range(batch)}
     for kind, coordinates in KINDS.items():
         for label, rows in selections.items():
             image = network.encode_image(expected["image"][rows])

@@ -1,0 +1,198 @@
+"""Image files below a folder; the prompts of ``cat.jpg`` stand beside it in ``cat.prompts.jsonl``."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import LabelConfig
+from pipeline.errors import BadInputError, ConfigurationError, ErrorCode, TransientError
+from pipeline.ids import image_id, key_hash, show
+from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
+from pipeline.sources.base import (
+    IMAGE_EXTENSIONS,
+    PROMPT_EXTENSIONS,
+    Sample,
+    Shard,
+    check_first,
+    fetch,
+    fetch_mask,
+    input_paths,
+    parse_prompts,
+)
+from pipeline.storage import FileInfo, NotFoundError, RefusedError, is_url, public_uri
+
+_MASK = re.compile(r"\.mask[^./]*\.png$", re.IGNORECASE)
+_MASK_FOLDER = "masks"
+
+
+class FolderSource:
+    """Images below one or several folders; keys are their paths relative to the folder.
+
+    Shards are cut where the name of a file says so, not by counting: a file that is added or deleted while a run is
+    interrupted changes the shard it is in, and no other.
+    """
+
+    def __init__(self, config: LabelConfig) -> None:
+        self._config = config
+        self._inline = config.prompts.kind == "inline"
+
+    def shards(self) -> list[Shard]:
+        """See :class:`pipeline.sources.base.Source`."""
+        roots = input_paths(self._config)
+        names = [posixpath.basename(root.rstrip("/")) for root in roots]
+        if len(roots) == 1:
+            names = [""]
+        elif len(set(names)) < len(names):
+            names = [public_uri(root) for root in roots]
+        return [shard for name, root in zip(names, roots, strict=True) for shard in self._shards_below(root, name)]
+
+    def _shards_below(self, path: str, name: str) -> Iterator[Shard]:
+        files = storage.list_files(path, retries=self._config.workers.retries)
+        root = files[0].uri.removesuffix(files[0].name).rstrip("/") if files else path
+        visible = [file for file in files if not _is_hidden(file.name)]
+        items = _items(visible, inline=self._inline)
+        if not any(item["is_image"] for item in items):
+            raise ConfigurationError(
+                f"input.path {public_uri(path)} has no images ({', '.join(sorted(IMAGE_EXTENSIONS))}); "
+                "correct it, or input.kind"
+            )
+        check_first(visible, self._config)
+        for boundary, chunk in _chunks(items, self._config.input.images_per_shard):
+            spec = {"root": root, "name": name, "items": chunk}
+            yield Shard(posixpath.join(clean_text(name), f"images-{boundary}"), spec)
+
+    def read(self, shard: Shard) -> Iterator[Sample]:
+        """See :class:`pipeline.sources.base.Source`."""
+        for item in shard.spec["items"]:
+            yield self._sample(shard, item)
+
+    def _sample(self, shard: Shard, item: dict[str, Any]) -> Sample:
+        root, path = shard.spec["root"], item["path"]
+        uri = storage.join(root, path)
+        data = error = None
+        try:
+            data = self._data(uri, item)
+        except BadInputError as fault:
+            error = fault
+        prompts = [raw for name in item["prompts"] for raw in self._prompts(storage.join(root, name))]
+        key = clean_text(path)
+        return Sample(
+            key=key,
+            image_id=image_id(clean_text(shard.spec["name"]), key),
+            uri=clean_text(public_uri(uri)),
+            path=key,
+            etag=item["etag"],
+            data=data,
+            prompts=prompts if self._inline else None,
+            error=error,
+            load_mask=partial(self._mask, root, posixpath.dirname(path)),
+        )
+
+    def _data(self, uri: str, item: dict[str, Any]) -> bytes:
+        if item["owner"] is not None:
+            raise BadInputError(
+                ErrorCode.DUPLICATE_KEY,
+                f"its prompts file is also that of {item['owner']}, which has them; rename one of the images",
+            )
+        if not item["is_image"]:
+            raise BadInputError(ErrorCode.IMAGE_MISSING, "there are prompts, but no image beside them")
+        return fetch(uri, item["size"], self._config)
+
+    def _prompts(self, uri: str) -> list[RawPrompt]:
+        where = clean_text(public_uri(uri))
+        try:
+            data = storage.read_bytes(uri, retries=self._config.workers.retries)
+        except (NotFoundError, RefusedError, TransientError) as error:
+            return [unreadable_prompts(where, str(error))]
+        return parse_prompts(uri, data, where)
+
+    def _mask(self, root: str, folder: str, name: str) -> bytes:
+        return fetch_mask(_inside(root, folder, name), self._config)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
+
+
+def _is_mask(name: str) -> bool:
+    return _MASK.search(name) is not None or _MASK_FOLDER in name.lower().split("/")[:-1]
+
+
+def _items(files: list[FileInfo], *, inline: bool) -> list[dict[str, Any]]:
+    """Return images, and prompts files without one, sorted by path; as they stand in a shard's `items`."""
+    beside: dict[str, list[str]] = {}
+    images: list[FileInfo] = []
+    for file in files:
+        folder, slash, base = file.name.rpartition("/")
+        ending = next((ending for ending in PROMPT_EXTENSIONS if base.lower().endswith(f".{ending}")), None)
+        if ending and inline:
+            beside.setdefault(f"{folder}{slash}{base[: -len(ending) - 1]}", []).append(file.name)
+        elif base.lower().rpartition(".")[2] in IMAGE_EXTENSIONS and not _is_mask(file.name):
+            images.append(file)
+    owners: dict[str, str] = {}
+    items = []
+    for image in images:
+        stem = image.name.rpartition(".")[0]
+        owner = owners.setdefault(stem, image.name) if stem in beside else image.name
+        mine = beside.get(stem, []) if owner == image.name else []
+        items.append(_item(image.name, image, mine, None if owner == image.name else owner))
+    items += [_item(stem, None, names, None) for stem, names in beside.items() if stem not in owners]
+    return sorted(items, key=lambda item: str(item["path"]))
+
+
+def _item(path: str, image: FileInfo | None, prompts: list[str], owner: str | None) -> dict[str, Any]:
+    return {
+        "path": path,
+        "is_image": image is not None,
+        "size": image.size if image else None,
+        "etag": image.etag if image else None,
+        "prompts": prompts,
+        "owner": owner,  # the image that has the prompts which would be this one's, too
+    }
+
+
+def _chunks(items: Iterable[dict[str, Any]], size: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Cut at items whose hash is a multiple of `size`: chunks have that many on average, and a name of their own."""
+    name = "first"
+    chunk: list[dict[str, Any]] = []
+    for item in items:
+        digest = key_hash(clean_text(item["path"]))
+        if digest % size == 0 and chunk:
+            yield name, chunk
+            chunk = []
+        if digest % size == 0:
+            name = show(digest)
+        chunk.append(item)
+    if chunk:
+        yield name, chunk
+
+
+def _inside(root: str, folder: str, name: str) -> str:
+    """Return where a mask file is that is named relative to an image's folder.
+
+    Raises:
+        BadInputError: ``prompt_malformed``: the name leads out of the input, also by way of links.
+    """
+    path = posixpath.normpath(posixpath.join(folder, name))
+    escapes = is_url(name) or name.startswith("/") or "\\" in name or "\0" in name or path.split("/")[0] in ("..", ".")
+    uri = storage.join(root, path)
+    if escapes or not (is_url(root) or _lies_in(uri, root)):
+        raise BadInputError(
+            ErrorCode.PROMPT_MALFORMED,
+            f"the mask file {name!r} is not below the input folder; name it relative to its image, without links out",
+        )
+    return uri
+
+
+def _lies_in(path: str, root: str) -> bool:
+    real = os.path.realpath(root)
+    try:
+        return os.path.commonpath([real, os.path.realpath(path)]) == real
+    except ValueError:  # a name that no file can have
+        return False
