@@ -18,19 +18,25 @@ BLOCK_BYTES = 8 * 2**20
 """Size of Ray's blocks: small ones reach the model soon, and lose little when a worker dies."""
 
 
+def cluster_address(config: LabelConfig) -> str | None:
+    """Return the address of the cluster to use; None for a Ray of our own on this machine."""
+    return config.workers.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
 @contextmanager
 def connected(config: LabelConfig) -> Iterator[None]:
     """Connect to the configured Ray cluster, or start one on this machine and stop it at the end."""
     # Before Ray is imported. Nothing of ours is to listen beyond this machine, or to phone home.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = config.workers.ray_address or os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = cluster_address(config)
+    if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # binds to loopback on every system
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its complaint about every actor pool is harmless
     import ray
     import ray.data
 
     started = not ray.is_initialized()
-    if started and address:
+    if started and address is not None:
         ray.init(address=address, log_to_driver=False)
     elif started:
         needed = config.workers.actors * config.workers.cpus_per_actor + 2 * TASK_CPUS
@@ -48,7 +54,7 @@ def connected(config: LabelConfig) -> Iterator[None]:
     context.execution_no_progress_timeout_s = -1  # waiting for a GPU may take hours
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns that the progress bars are off
     try:
         yield
     finally:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from sdmatte.cutout import checkerboard, composite
+
 PANEL = (208, 164)
 """Width and height that a picture on the sheet is fitted into (unit: pixel)."""
 
@@ -154,9 +156,8 @@ def _place(tile: Image.Image, picture: Image.Image, x: int) -> None:
 
 def _composite(photo: Image.Image, alpha: Image.Image) -> Image.Image:
     """Lay the photo's own colours over a checkerboard; good enough at this size, and fast."""
-    y, x = np.mgrid[: photo.height, : photo.width] // 8
-    board = Image.fromarray(np.where((x + y) % 2, 204, 244).astype(np.uint8)).convert("RGB")
-    return Image.composite(photo, board, alpha)
+    weight = np.asarray(alpha, np.float32) / np.float32(255)
+    return Image.fromarray(composite(np.asarray(photo), weight, checkerboard(*photo.size, cell=8)))
 
 
 def _with_prompt(photo: Image.Image, row: SheetRow) -> Image.Image:
@@ -216,7 +217,7 @@ def _caption(draw: ImageDraw.ImageDraw, row: SheetRow) -> None:
     ]
     taken = _text_right(draw, (right, top + 10), " · ".join(figures), 12, _MUTED)
     _text(draw, (x, top + 8), row.label or "(no label)", 14, _INK if row.label else _FAINT, right - x - taken - _PAD)
-    taken = _text_right(draw, (right, top + 29), " · ".join(row.notes), 12, _FAINT)
+    taken = _text_right(draw, (right, top + 29), " · ".join(row.notes), 12, _MUTED)
     _text(draw, (left, top + 29), row.key or "(no key)", 12, _MUTED, right - left - taken - _PAD)
 
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
-from pipeline.cluster import TASK_CPUS, connected, faults_named, gpus_per_actor
+from pipeline.cluster import TASK_CPUS, cluster_address, connected, faults_named, gpus_per_actor
 from pipeline.commits import Committed, write_part
 from pipeline.config import LabelConfig
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressBoard, ProgressDisplay, Reporter
 from pipeline.prompt_files import PromptIndex, load_prompt_index
 from pipeline.provenance import ModelIdentity, redact
-from pipeline.reconcile import UNMATCHED_PROMPTS
+from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import AlreadyComplete, RunDirectory
 from pipeline.sources import Shard, make_source
+from pipeline.stages.matte import error_records, load_identity
 from pipeline.stages.read import ReadShards, plan_table, unmatched_rows
 from pipeline.summary import Summary
+from sdmatte.errors import SDMatteError
 
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""
 
 MODEL_RETRIES = 2
 """How often a block is given to another actor when its actor dies; then the job stops rather than dying for ever."""
+
+_log = logging.getLogger(__name__)
 
 
 def plan(config: LabelConfig) -> str:
@@ -69,6 +76,11 @@ def label(config: LabelConfig) -> Summary:
             run = RunDirectory.open_or_create(config, model)
         except AlreadyComplete as done:
             reconciliation = done.run.reconcile(shard.name for shard in shards)
+            if not reconciliation.complete:
+                raise ConfigurationError(
+                    f"{done}, but the input is no longer what it was then: {reconciliation.faults[0]}\n"
+                    "Label the present input under a new output.path"
+                ) from None
             return Summary(done.run, reconciliation, seconds=time.monotonic() - start, already=True)
         committed = run.committed()
         before = sum(len(shard.record_ids) for shard in committed.values())
@@ -76,10 +88,11 @@ def label(config: LabelConfig) -> Summary:
             _execute(config, run, shards, committed, index, gpus)
             _commit_unmatched(config, run, shards, index, model)
             reconciliation = run.reconcile(shard.name for shard in shards)
-            report = write_report(run.path, reconciliation) if reconciliation.complete else None
+            report = _report(run, reconciliation) if reconciliation.complete else None
             run.finish(reconciliation)
         except BaseException as error:
-            run.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+            with suppress(PipelineError):  # the store may be what failed
+                run.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
             raise
     return Summary(run, reconciliation, seconds=time.monotonic() - start, before=before, report=report)
 
@@ -106,32 +119,37 @@ def _execute(
     board = ray.remote(ProgressBoard).options(num_cpus=0).remote()
     reporter = Reporter(board)
     workers = config.workers
-    dataset = (
-        ray.data.from_arrow([rows.slice(at, size) for at in range(0, len(pending), size)])
-        .map_batches(
-            _Read(config, None if index is None else ray.put(index), reporter),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=workers.readers),
-            num_cpus=TASK_CPUS,
+    with warnings.catch_warnings(), ProgressDisplay(board, len(pending)), faults_named():
+        # Named parameters for retries don't exist in the Ray that pyproject.toml pins.
+        warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
+        (
+            ray.data.from_arrow([rows.slice(at, size) for at in range(0, len(pending), size)])
+            .map_batches(
+                _Read(config, None if index is None else ray.put(index), reporter),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.TaskPoolStrategy(size=workers.readers),
+                num_cpus=TASK_CPUS,
+            )
+            .map_batches(
+                MatteImages,
+                fn_constructor_args=(config, run.run_id, None, reporter),
+                batch_size=workers.images_per_block,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=workers.actors),
+                num_cpus=workers.cpus_per_actor,
+                num_gpus=gpus or None,
+                ray_remote_args_fn=_actor_options,
+            )
+            .write_datasink(
+                CommitSink(run.path, config.output.records_per_file, workers.retries),
+                ray_remote_args={"num_cpus": TASK_CPUS},
+            )
         )
-        .map_batches(
-            MatteImages,
-            fn_constructor_args=(config, run.run_id, None, reporter),
-            batch_size=workers.images_per_block,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers.actors),
-            num_cpus=workers.cpus_per_actor,
-            num_gpus=gpus or None,
-            max_restarts=-1,
-            max_task_retries=MODEL_RETRIES,
-        )
-    )
-    with ProgressDisplay(board, len(pending)), faults_named():
-        dataset.write_datasink(
-            CommitSink(run.path, config.output.records_per_file, workers.retries),
-            ray_remote_args={"num_cpus": TASK_CPUS},
-        )
+
+
+def _actor_options() -> dict[str, int]:
+    return {"max_restarts": -1, "max_task_retries": MODEL_RETRIES}
 
 
 class _Read:
@@ -157,8 +175,6 @@ def _commit_unmatched(
     config: LabelConfig, run: RunDirectory, shards: list[Shard], index: PromptIndex | None, model: ModelIdentity
 ) -> None:
     """Commit error records for the prompts of a separate file that found no image; only known once all is read."""
-    from pipeline.stages.matte import error_records
-
     if index is None:
         return
     committed = run.committed()
@@ -174,17 +190,26 @@ def _commit_unmatched(
 
 def _probe_model(config: LabelConfig, gpus: float) -> ModelIdentity:
     """Load the model once where the actors will run: what is wrong with it shows before anything else starts."""
+    if not gpus and cluster_address(config) is None:
+        try:
+            return load_identity(config)  # in this process, which saves starting another
+        except SDMatteError as error:
+            raise ConfigurationError(f"the model can't be used: {error}") from None
     import ray
 
-    def probe() -> ModelIdentity:
-        from pipeline.stages.matte import identity, load_model
-
-        return identity(load_model(config))
-
     with faults_named():
-        task = ray.remote(probe).options(num_cpus=config.workers.cpus_per_actor, num_gpus=gpus or None, max_retries=1)
-        found: ModelIdentity = ray.get(task.remote())
+        task = ray.remote(load_identity).options(num_cpus=config.workers.cpus_per_actor, num_gpus=gpus or None)
+        found: ModelIdentity = ray.get(task.remote(config))
     return found
+
+
+def _report(run: RunDirectory, reconciliation: Reconciliation) -> str | None:
+    """Write the report; records that are complete don't become less so because it can't be drawn."""
+    try:
+        return write_report(run.path, reconciliation)
+    except Exception:  # noqa: BLE001
+        _log.exception("the report could not be written; the records are complete all the same")
+        return None
 
 
 def _output_state(config: LabelConfig) -> str:

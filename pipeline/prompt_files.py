@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError
 from pipeline.ids import key_hash
 from pipeline.prompts import Entry, RawPrompt, clean_text, parse_line
-from pipeline.storage import NotFoundError, open_stream, public_uri, read_lines
+from pipeline.storage import NotFoundError, is_url, open_stream, public_uri, read_lines
 
 _SCHEMA = pa.schema(
     [
@@ -55,26 +56,34 @@ class PromptIndex:
         place: File and what it is counted in, for messages: ``"prompts.jsonl line"``.
         table: Prompts, sorted by hash.
         nameless: Prompts without a usable key.
+        folder: Path or URL of the folder that the mask files named in it are in.
         numeric: Keys are COCO image ids, to be found by numeric file stems.
     """
 
-    def __init__(self, place: str, table: pa.Table, nameless: list[RawPrompt], *, numeric: bool = False) -> None:
+    def __init__(
+        self, place: str, table: pa.Table, nameless: list[RawPrompt], *, folder: str = "", numeric: bool = False
+    ) -> None:
         self.nameless = nameless
+        self.folder = folder
         self._place = place
         self._table = table
         self._numeric = numeric
         self._hashes = table["hash"].chunk(0).to_numpy(zero_copy_only=True) if len(table) else np.empty(0, np.int64)
 
     @classmethod
-    def build(cls, place: str, entries: Iterable[Entry], *, numeric: bool = False) -> PromptIndex:
+    def build(cls, place: str, entries: Iterable[Entry], *, folder: str = "", numeric: bool = False) -> PromptIndex:
         """Sort prompts by key."""
         nameless: list[RawPrompt] = []
         table = pa.Table.from_batches(_batches(entries, nameless, place), _SCHEMA)
         order = np.argsort(table["hash"].to_numpy(), kind="stable")
-        return cls(place, table.take(order).combine_chunks(), nameless, numeric=numeric)
+        return cls(place, table.take(order).combine_chunks(), nameless, folder=folder, numeric=numeric)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(PromptIndex, numeric=self._numeric), (self._place, self._table, self.nameless)
+        return partial(PromptIndex, folder=self.folder, numeric=self._numeric), (
+            self._place,
+            self._table,
+            self.nameless,
+        )
 
     def __len__(self) -> int:
         return int(np.count_nonzero(np.diff(self._hashes))) + 1 if len(self._hashes) else 0
@@ -146,7 +155,8 @@ def load_prompt_index(config: LabelConfig) -> PromptIndex | None:
             coco = read_coco(config.prompts, retries=retries)
             index = PromptIndex.build(f"{name} annotation", coco.entries, numeric=coco.numeric)
         else:
-            index = PromptIndex.build(f"{name} line", _read_jsonl(path, retries))
+            folder = path.rpartition("/")[0] if is_url(path) else Path(path).expanduser().absolute().parent.as_posix()
+            index = PromptIndex.build(f"{name} line", _read_jsonl(path, retries), folder=folder)
     except NotFoundError as error:
         raise ConfigurationError(f"prompts: {error}; correct prompts.path or prompts.coco_images") from None
     if not len(index):

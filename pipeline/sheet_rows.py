@@ -7,6 +7,7 @@ looks into a few shards only, and holds one photograph at its full size at a tim
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import storage
@@ -33,6 +35,9 @@ _CANDIDATES = 4  # per object shown, at least; more shards are looked into until
 _ERRORS = 0.25  # share of the sheet that errors may take from ok objects
 _RETRIES = 2  # a photograph on a sheet isn't worth a minute of patience
 _ANY_SIZE = 2**62  # our own PNGs are of sizes that the run accepted
+
+_UNREADABLE = (PipelineError, OSError, EOFError, tarfile.TarError, zlib.error, pa.ArrowException)
+_PARQUET_ROW = re.compile(r"(.+\.(?:parquet|pq)) row (\d+)", re.IGNORECASE | re.DOTALL)
 
 _DESCRIBING = ["record_id", "shard", "status", "error_code", "prompt_kind"]
 _SHOWN = [
@@ -145,18 +150,41 @@ def _photos(uris: Sequence[str], max_pixels: int) -> Iterator[tuple[str, Image.I
             continue
         found.add(uri)
         try:
-            yield uri, _reduced(storage.read_bytes(uri, retries=_RETRIES), max_pixels)
-        except (PipelineError, SDMatteError, OSError) as error:
+            yield uri, _reduced_or_reason(_read_one(uri), max_pixels)
+        except _UNREADABLE as error:
             yield uri, redact(str(error))
     for shard, members in shards.items():
         try:
             for member, data in _read_members(shard, set(members)):
                 found.add(members[member])
                 yield members[member], _reduced_or_reason(data, max_pixels)
-        except (PipelineError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        except _UNREADABLE as error:
             yield from ((uri, redact(str(error))) for uri in members.values() if uri not in found)
         else:
             yield from ((uri, f"{redact(uri)} is not there any more") for uri in members.values() if uri not in found)
+
+
+def _read_one(uri: str) -> bytes:
+    """Read a file, or the bytes in a row of a Parquet manifest."""
+    row = _PARQUET_ROW.fullmatch(uri)
+    return _read_parquet_row(row[1], int(row[2])) if row else storage.read_bytes(uri, retries=_RETRIES)
+
+
+def _read_parquet_row(uri: str, row: int) -> bytes:
+    left = row
+    with storage.open_stream(uri, retries=_RETRIES) as stream:
+        parquet = pq.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if left >= size:
+                left -= size
+                continue
+            for batch in parquet.iter_batches(8, row_groups=[group], columns=["image"], use_threads=False):
+                if left < len(batch):
+                    image = batch.column(0)[left].as_py()
+                    return bytes(image["bytes"] if isinstance(image, dict) else image)
+                left -= len(batch)
+    raise EOFError(f"{uri} has no row {row} any more")
 
 
 def _split_member(uri: str) -> tuple[str, str]:

@@ -38,7 +38,7 @@ def to_rgb(img: Image.Image, orientation: int) -> NDArray[np.uint8]:
         rgb = Image.new("RGB", img.size, (255, 255, 255))
         rgb.paste(rgba, mask=rgba.getchannel("A"))
     else:
-        rgb = img.convert("RGB")
+        rgb = img if img.mode == "RGB" else img.convert("RGB")  # which would copy even then
     return np.array(turn_upright(np.asarray(rgb), orientation), order="C")
 
 

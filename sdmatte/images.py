@@ -64,7 +64,7 @@ from sdmatte.image_headers import (
 from sdmatte.image_samples import is_deep, is_uncommon_ppm, read_deep, read_ppm, reduce_integers, to_rgb
 
 MAX_PIXELS = 178_956_970
-"""Default limit on width x height: what Pillow refuses by default. Decoding so many takes about 1.5 GB."""
+"""Default limit on width x height: what Pillow refuses by default. Decoding so many takes about 2 GB."""
 
 _OPENERS: dict[Format, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,

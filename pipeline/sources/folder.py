@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,8 @@ from pipeline.sources.base import (
     input_paths,
     parse_prompts,
 )
-from pipeline.storage import FileInfo, NotFoundError, RefusedError, is_url, public_uri
+from pipeline.sources.references import inside
+from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
 
 _MASK = re.compile(r"\.mask[^./]*\.png$", re.IGNORECASE)
 _MASK_FOLDER = "masks"
@@ -113,7 +113,7 @@ class FolderSource:
         return parse_prompts(uri, data, where)
 
     def _mask(self, root: str, folder: str, name: str) -> bytes:
-        return fetch_mask(_inside(root, folder, name), self._config)
+        return fetch_mask(inside(root, folder, name), self._config)
 
 
 def _is_hidden(name: str) -> bool:
@@ -171,28 +171,3 @@ def _chunks(items: Iterable[dict[str, Any]], size: int) -> Iterator[tuple[str, l
         chunk.append(item)
     if chunk:
         yield name, chunk
-
-
-def _inside(root: str, folder: str, name: str) -> str:
-    """Return where a mask file is that is named relative to an image's folder.
-
-    Raises:
-        BadInputError: ``prompt_malformed``: the name leads out of the input, also by way of links.
-    """
-    path = posixpath.normpath(posixpath.join(folder, name))
-    escapes = is_url(name) or name.startswith("/") or "\\" in name or "\0" in name or path.split("/")[0] in ("..", ".")
-    uri = storage.join(root, path)
-    if escapes or not (is_url(root) or _lies_in(uri, root)):
-        raise BadInputError(
-            ErrorCode.PROMPT_MALFORMED,
-            f"the mask file {name!r} is not below the input folder; name it relative to its image, without links out",
-        )
-    return uri
-
-
-def _lies_in(path: str, root: str) -> bool:
-    real = os.path.realpath(root)
-    try:
-        return os.path.commonpath([real, os.path.realpath(path)]) == real
-    except ValueError:  # a name that no file can have
-        return False

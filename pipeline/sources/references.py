@@ -1,15 +1,16 @@
-"""Where an image is that a manifest names."""
+"""Where a file is that stands, as a name, in a manifest or in a prompt."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 
 from pipeline.errors import BadInputError, ErrorCode
-from pipeline.storage import is_url, public_uri
+from pipeline.storage import is_url, join, public_uri
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hf", "memory", "file")
-"""URLs that a manifest may have; others could run code or chain file systems."""
+"""URLs that a manifest may have; others, and chains of them, stay for people to choose."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -40,9 +41,32 @@ def resolve(manifest: str, reference: str) -> str:
     return f"{scheme}://{bucket}/{target}"
 
 
+def inside(root: str, folder: str, name: str) -> str:
+    """Return where a mask file is that a prompt names.
+
+    Args:
+        root: Path or URL that the name must not leave, also not by way of links.
+        folder: Folder below it that the name is relative to; ``""`` for the root itself.
+        name: As it stands in the prompt.
+
+    Raises:
+        BadInputError: ``prompt_malformed``: it leaves the root.
+    """
+    path = posixpath.normpath(posixpath.join(folder, name))
+    escapes = is_url(name) or name.startswith("/") or "\\" in name or "\0" in name or path.split("/")[0] in ("..", ".")
+    uri = join(root, path)
+    if escapes or not (is_url(root) or _lies_in(uri, root)):
+        raise BadInputError(
+            ErrorCode.PROMPT_MALFORMED,
+            f"the mask file {public_uri(name)[:200]!r} leads out of {public_uri(root)}; move it there, and name it "
+            "by its relative path",
+        )
+    return uri
+
+
 def _url(manifest: str, reference: str) -> str:
     scheme = reference.partition("://")[0]
-    if scheme not in SCHEMES or "::" in scheme:
+    if scheme not in SCHEMES or reference.count("://") > 1:
         raise _refused(reference, f"has a scheme that is not allowed; allowed are {', '.join(SCHEMES)}")
     if scheme == "file":
         if is_url(manifest):
@@ -53,3 +77,11 @@ def _url(manifest: str, reference: str) -> str:
 
 def _refused(reference: str, reason: str) -> BadInputError:
     return BadInputError(ErrorCode.IMAGE_MISSING, f"{public_uri(reference)[:200]!r} {reason}")
+
+
+def _lies_in(path: str, root: str) -> bool:
+    real = os.path.realpath(root)
+    try:
+        return os.path.commonpath([real, os.path.realpath(path)]) == real
+    except ValueError:  # a name that no file can have
+        return False

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
-from sdmatte.images import decode_image
 
 from pipeline.batching import AdaptiveBatches, Failure
 from pipeline.config import LabelConfig
@@ -28,6 +27,7 @@ from pipeline.quality import Features, features
 from pipeline.schema import LEDGER, RECORDS
 from sdmatte.errors import ImageError, PromptError
 from sdmatte.geometry import AlphaType, quantise
+from sdmatte.images import decode_image
 from sdmatte.prompts import Box, Mask, Points, Prompt
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class MatteImages:
         except ImageError as error:
             work.error = (ErrorCode(error.code), str(error))
             return
-        except Exception as error:  # a decoder's own bug, or no memory: still costs this image only
+        except Exception as error:  # noqa: BLE001  # a decoder's own bug, or no memory: still costs this image only
             work.error = (ErrorCode.IMAGE_CORRUPT, f"decoding failed with {type(error).__name__}: {error}")
             return
         work.pixels, work.notes = decoded.pixels, decoded.notes
@@ -230,6 +230,11 @@ def load_model(config: LabelConfig) -> SDMatte:
         resize=settings.resize,
         caption=settings.caption,
     )
+
+
+def load_identity(config: LabelConfig) -> ModelIdentity:
+    """Load the configured model, and tell which it is."""
+    return identity(load_model(config))
 
 
 def model_prompt(spec: dict[str, Any]) -> Prompt:

@@ -15,11 +15,14 @@ import pyarrow as pa
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode
 from pipeline.ids import id_sum, image_id, record_id
+from pipeline.masks import MaskLoader
 from pipeline.prompt_files import PromptIndex
 from pipeline.prompts import RawPrompt, audit_prompt, fail_prompt, parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
 from pipeline.sources import Sample, Shard, make_source
+from pipeline.sources.base import fetch_mask
+from pipeline.sources.references import inside
 from sdmatte.errors import ImageError
 from sdmatte.images import ImageInfo, probe_image
 
@@ -100,6 +103,7 @@ class ReadShards:
         left = [(identifier, raw) for identifier, raw in identified if identifier not in done]
         if not left:
             return None
+        load_mask = self._load_mask if sample.prompts is None else sample.load_mask
         info, error = self._probe(sample)
         if error is None and not raws:
             error = self._no_prompt(sample)
@@ -112,7 +116,7 @@ class ReadShards:
             "image": sample.data,
             "image_width": info.width if info else None,
             "image_height": info.height if info else None,
-            "prompts": [_audited(identifier, raw, sample, info, error) for identifier, raw in left],
+            "prompts": [_audited(identifier, raw, load_mask, info, error) for identifier, raw in left],
         }
 
     def _raw_prompts(self, sample: Sample, ledger: _Ledger) -> Sequence[RawPrompt]:
@@ -123,6 +127,11 @@ class ReadShards:
             return ()
         ledger.matched.add(found.hash)
         return found.prompts
+
+    def _load_mask(self, name: str) -> bytes:
+        """Read a mask file that a prompt file names."""
+        folder = self._index.folder if self._index else ""
+        return fetch_mask(inside(folder, "", name), self._config)
 
     def _probe(self, sample: Sample) -> tuple[ImageInfo | None, BadInputError | None]:
         if sample.error is not None or sample.data is None:
@@ -207,12 +216,16 @@ def _identified(image: int, raws: Sequence[RawPrompt]) -> list[tuple[int, RawPro
 
 
 def _audited(
-    identifier: int, raw: RawPrompt | None, sample: Sample, info: ImageInfo | None, error: BadInputError | None
+    identifier: int,
+    raw: RawPrompt | None,
+    load_mask: MaskLoader,
+    info: ImageInfo | None,
+    error: BadInputError | None,
 ) -> dict[str, Any]:
     """Return a prompt struct; `error`, if any, is the image's, and outweighs what is wrong with the prompt."""
-    prompt = parse_prompt(raw or RawPrompt({}, sample.uri), identifier)
+    prompt = parse_prompt(raw or RawPrompt({}, ""), identifier)
     if error is not None:
         fail_prompt(prompt, error)
     elif raw is not None and info is not None and prompt["error_code"] is None:
-        audit_prompt(prompt, raw, info.width, info.height, sample.load_mask)
+        audit_prompt(prompt, raw, info.width, info.height, load_mask)
     return prompt

@@ -63,21 +63,29 @@ def run(tmp_path: Path) -> RunDirectory:
     return demo_run(str(tmp_path / "run"), tmp_path / "corpus")
 
 
-def test_the_page_tells_what_the_run_holds(run: RunDirectory, tmp_path: Path) -> None:
-    source, page, _ = report(run, SHARDS)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str, Page]:
+    """A run without errors and its report; to be read only."""
+    folder = tmp_path_factory.mktemp("plain")
+    run = demo_run(str(folder / "run"), folder / "corpus")
+    return run, *report(run, SHARDS)[:2]
+
+
+def test_the_page_tells_what_the_run_holds(plain: tuple[RunDirectory, str, Page]) -> None:
+    run, source, page = plain
     assert f"Run {run.run_id} complete" in page.text
     for fact in ("20 objects", "20 ok", "0 errors", "3 / 3 shards finished", "ab" * 32, "sdmatte-mini, float32"):
         assert fact in page.text, fact
-    assert str(tmp_path / "run") in page.text
+    assert run.path in page.text
     assert "None." in page.text
     assert source.count("<rect") == 3 * 20
     assert "mean 1.000, 20 records" in page.text
     assert "13 records" in page.text, "points have no prompt_iou"
 
 
-def test_the_sheet_lies_beside_the_page(run: RunDirectory, tmp_path: Path) -> None:
-    _, page, _ = report(run, SHARDS)
-    with Image.open(tmp_path / "run" / "report" / "contact_sheet.jpg") as sheet:
+def test_the_sheet_lies_beside_the_page(plain: tuple[RunDirectory, str, Page]) -> None:
+    run, _, page = plain
+    with Image.open(Path(run.path) / "report" / "contact_sheet.jpg") as sheet:
         sheet.load()
         assert (sheet.format, sheet.width) == ("JPEG", 1364)
         assert sheet.height == 94 + 10 * 228 + 9 * 12
@@ -87,8 +95,8 @@ def test_the_sheet_lies_beside_the_page(run: RunDirectory, tmp_path: Path) -> No
     ) == ("contact_sheet.jpg", "contact_sheet.jpg")
 
 
-def test_the_page_needs_nothing_from_elsewhere(run: RunDirectory) -> None:
-    source, page, _ = report(run, SHARDS)
+def test_the_page_needs_nothing_from_elsewhere(plain: tuple[RunDirectory, str, Page]) -> None:
+    _, source, page = plain
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "form"} == set()
     targets = [value for _, attributes in page.tags for key, value in attributes.items() if key in {"src", "href"}]
     assert set(targets) == {"contact_sheet.jpg"}
@@ -98,8 +106,7 @@ def test_the_page_needs_nothing_from_elsewhere(run: RunDirectory) -> None:
     assert "https://" not in source
 
 
-def test_what_comes_from_the_input_is_escaped(run: RunDirectory) -> None:
-    plain = Page(report(run, SHARDS)[0])
+def test_what_comes_from_the_input_is_escaped(run: RunDirectory, plain: tuple[RunDirectory, str, Page]) -> None:
     fault = error_record(EVIL, EVIL, "image_corrupt", EVIL, label=EVIL, prompt_kind=EVIL, image_uri=EVIL)
     add_records(run, "part-evil", EVIL, [fault])
     source, page, summary = report(run, [*SHARDS, EVIL, f"lost {EVIL}"])
@@ -109,7 +116,7 @@ def test_what_comes_from_the_input_is_escaped(run: RunDirectory) -> None:
     assert "evil.example" not in "".join(str(attributes) for _, attributes in page.tags)
     assert page.cells[-1] == [EVIL, EVIL, EVIL, "image_corrupt", EVIL, EVIL]
     assert page.text.count(EVIL) == 6, "five cells and a fault, as text"
-    assert len(page.tags) > len(plain.tags)
+    assert len(page.tags) > len(plain[2].tags)
     assert "<script" not in source.lower()
 
 
@@ -149,8 +156,8 @@ def test_without_a_sheet_the_page_has_no_picture(tmp_path: Path) -> None:
     assert "Contact sheet" not in page.text
 
 
-def test_the_lines_on_reading_the_records_work(run: RunDirectory) -> None:
-    source, _, _ = report(run, SHARDS)
+def test_the_lines_on_reading_the_records_work(plain: tuple[RunDirectory, str, Page]) -> None:
+    _, source, _ = plain
     match = re.search(r"<pre>(.*?)</pre>", source, re.DOTALL)
     assert match
     lines = html.unescape(match[1])

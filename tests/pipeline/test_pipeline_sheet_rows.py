@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -115,6 +117,7 @@ def test_photos_that_cannot_be_had_any_more_leave_a_reason(run: RunDirectory, tm
     whole = (tmp_path / "corpus" / "demo-00000.tar").read_bytes()
     (tmp_path / "torn.tar").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "noise.tar").write_bytes(b"\xff" * 4096)
+    (tmp_path / "noise.pq").write_bytes(b"\xff" * 4096)
     uris = {
         "file gone": f"{tmp_path}/gone.jpg",
         "shard gone": f"{tmp_path}/gone.tar#a.jpg",
@@ -125,7 +128,8 @@ def test_photos_that_cannot_be_had_any_more_leave_a_reason(run: RunDirectory, tm
         "truncated": f"{tmp_path}/broken.jpg",
         "no image": f"{tmp_path}/text.jpg",
         "unknown store": "nosuchprotocol://bucket/a.jpg",
-        "bytes in a manifest": f"{tmp_path}/manifest.parquet#7",
+        "manifest gone": f"{tmp_path}/gone.parquet row 7",
+        "no manifest": f"{tmp_path}/noise.pq row 7",
     }
     add(run, "lost", *(ok_record("lost", key, uri) for key, uri in uris.items()))
 
@@ -165,3 +169,21 @@ def test_a_compressed_shard_is_read_too(run: RunDirectory, tmp_path: Path) -> No
     row = next(row for row in collect(run.path, limit=40) if row.key == "deep/a")
     assert row.photo is not None
     assert row.photo_fault == ""
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_bytes_in_a_parquet_manifest_are_found(run: RunDirectory, tmp_path: Path, struct: bool) -> None:
+    pictures = [jpeg(Image.new("RGB", (64, 48), (at * 10, 0, 0)), quality=100) for at in range(25)]
+    images = [{"bytes": data, "path": None} for data in pictures] if struct else pictures
+    manifest = tmp_path / "all of it.parquet"
+    pq.write_table(pa.table({"image": images, "key": [str(at) for at in range(25)]}), manifest, row_group_size=10)
+    records = [ok_record("m", f"row {at}", f"{manifest} row {at}") for at in (0, 9, 10, 24, 25)]
+    add(run, "m", *records)
+
+    rows = {row.key: row for row in collect(run.path, limit=40)}
+    for at in (0, 9, 10, 24):
+        photo = rows[f"row {at}"].photo
+        assert photo is not None
+        assert abs(photo.getpixel((5, 5))[0] - at * 10) <= 2
+    assert rows["row 25"].photo is None
+    assert "has no row 25 any more" in rows["row 25"].photo_fault

@@ -1,0 +1,261 @@
+import gzip
+import io
+import tarfile
+import tracemalloc
+
+import boto3
+import pytest
+
+from pipeline import storage_faults
+from pipeline.errors import BadInputError, ConfigurationError
+from pipeline.ids import image_id
+from pipeline.sources import make_source
+from pipeline.sources.webdataset import WebDatasetSource
+from support.corpora import BOX, codes, image, lines, reading_config, samples, tar
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(storage_faults, "_sleep", lambda seconds: None)
+
+
+def read(tmp_path, data, **sections):
+    (tmp_path / "a.tar").write_bytes(data)
+    return samples(reading_config("webdataset", tmp_path / "a.tar", **sections))
+
+
+def test_members_are_grouped_by_key(tmp_path):
+    jpeg = image("JPEG")
+    found = read(
+        tmp_path,
+        tar(
+            [
+                ("./dogs/a.jpg", jpeg),
+                ("./dogs/a.prompts.jsonl", lines(BOX, {"mask": "mask.png"})),
+                ("./dogs/a.mask.png", b"the mask"),
+                ("./dogs/a.txt", b"a dog"),
+                ("README", b"no dot"),
+                (".hidden.jpg", jpeg),
+                ("b.v2.JPG", jpeg),
+                ("c.PNG", b"c"),
+                ("c.prompts.json", b'[{"box": [1, 2, 3, 4]}]'),
+            ]
+        ),
+    )
+    assert codes(found) == [("dogs/a", None), ("c", None)]
+    first, second = found
+    assert first.data == jpeg
+    assert first.uri == f"{tmp_path}/a.tar#dogs/a.jpg"
+    assert first.path == "dogs/a.jpg"
+    assert first.image_id == image_id("a.tar", "dogs/a")
+    assert [raw.content for raw in first.prompts] == [BOX, {"mask": "mask.png"}]
+    assert first.prompts[1].where == f"{tmp_path}/a.tar#dogs/a.prompts.jsonl line 2"
+    assert first.load_mask("mask.png") == b"the mask"
+    with pytest.raises(BadInputError, match=r"dogs/a\.other\.png"):
+        first.load_mask("other.png")
+    assert [raw.content for raw in second.prompts] == [{"box": [1, 2, 3, 4]}]
+
+
+def test_images_without_prompts_and_prompts_without_image(tmp_path):
+    found = read(tmp_path, tar([("a.jpg", image()), ("b.prompts.jsonl", lines(BOX)), ("c.json", b"{}")]))
+    assert codes(found) == [("a", None), ("b", "image_missing")]
+    assert found[0].prompts == []
+    assert len(found[1].prompts) == 1
+    assert found[1].data is None
+
+
+def test_keys_that_come_back_are_errors_and_lose_no_prompt(tmp_path):
+    found = read(
+        tmp_path,
+        tar([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.prompts.jsonl", lines(BOX)), ("b.jpg", b"3"), ("a.jpg", b"4")]),
+    )
+    assert codes(found) == [
+        ("a", None),
+        ("b", None),
+        ("a", "duplicate_key"),
+        ("b", "duplicate_key"),
+        ("a", "duplicate_key"),
+    ]
+    assert [len(sample.prompts) for sample in found] == [0, 0, 1, 0, 0]
+    assert len({sample.image_id for sample in found}) == 5
+    assert found[2].image_id == image_id("a.tar", "a", 1)
+
+
+def test_a_second_image_under_a_key(tmp_path):
+    found = read(tmp_path, tar([("a.jpg", b"1"), ("a.png", b"2"), ("a.prompts.jsonl", lines(BOX))]))
+    assert codes(found) == [("a", None), ("a", "duplicate_key")]
+    assert [len(sample.prompts) for sample in found] == [1, 0]
+    # ... unless the prompts say that it is a mask.
+    found = read(tmp_path, tar([("a.jpg", b"1"), ("a.png", b"2"), ("a.prompts.jsonl", lines({"mask": "png"}))]))
+    assert codes(found) == [("a", None)]
+    assert found[0].load_mask("png") == b"2"
+
+
+def test_prompt_files_of_their_own_leave_those_in_the_shard_alone(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(lines(BOX | {"image": "a"}))
+    found = read(
+        tmp_path,
+        tar([("a.jpg", b"1"), ("a.prompts.jsonl", lines(BOX)), ("b.prompts.jsonl", lines(BOX)), ("a.jpg", b"2")]),
+        prompts={"kind": "jsonl", "path": str(tmp_path / "p.jsonl")},
+    )
+    assert codes(found) == [("a", None), ("a", "duplicate_key")]
+    assert found[0].prompts is None  # to be looked up
+    assert found[1].prompts == []  # or else each prompt would be there twice
+
+
+def test_links_devices_and_paths_out_are_only_names(tmp_path):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, kind in (("link.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE), ("dev.jpg", tarfile.CHRTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+        info = tarfile.TarInfo("../../etc/out.jpg")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"1"))
+    before = sorted(tmp_path.rglob("*"))
+    found = read(tmp_path, file.getvalue())
+    assert codes(found) == [("../../etc/out", None)]
+    assert sorted(tmp_path.rglob("*")) == [*before, tmp_path / "a.tar"]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    found = read(tmp_path, tar([("a.jpg", b"1")]).replace(b"a.jpg\0", b"\xe9.jpg\0").replace(b"0005743", b"0005743"))
+    if found[0].key:  # the header's checksum was adapted by chance
+        found[0].key.encode()
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_compressed_tars(tmp_path, mode):
+    found = read(tmp_path, tar([("a.jpg", b"1"), ("a.prompts.jsonl", lines(BOX))], mode))
+    assert codes(found) == [("a", None)]
+    assert len(found[0].prompts) == 1
+
+
+def test_gzip_in_several_parts(tmp_path):
+    data = tar([("a.jpg", b"1"), ("b.jpg", b"2")])
+    found = read(tmp_path, gzip.compress(data[:700]) + gzip.compress(data[700:]))
+    assert codes(found) == [("a", None), ("b", None)]
+
+
+MEMBERS = [
+    (f"{n}.{ending}", data) for n in range(4) for ending, data in (("jpg", b"x" * 3000), ("prompts.jsonl", lines(BOX)))
+]
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 2000, 4096 + 512, 5000, 5120, 7000, 13000, 20480])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_breaks_off_yields_what_was_read_and_one_error(tmp_path, cut, mode):
+    whole = tar(MEMBERS, mode)
+    (tmp_path / "a.tar").write_bytes(whole)
+    config = reading_config("webdataset", tmp_path / "a.tar")
+    source = make_source(config)
+    (shard,) = source.shards()
+    complete = codes(source.read(shard))
+    assert complete == [(str(n), None) for n in range(4)]
+    cut = cut if mode == "w" else cut * len(whole) // 25_000
+    (tmp_path / "a.tar").write_bytes(whole[:cut])
+    found = list(source.read(shard))
+    *good, last = codes(found)
+    assert last == ("", "shard_unreadable")
+    assert good == complete[: len(good)]
+    assert all(len(sample.prompts) == 1 for sample in found[:-1])
+    assert found[-1].image_id == image_id("a.tar", "")
+    assert str(tmp_path / "a.tar") in str(found[-1].error)
+
+
+def test_damage_in_the_middle_is_not_taken_for_the_end(tmp_path):
+    whole = bytearray(tar(MEMBERS))
+    header = whole.index(b"2.jpg\0")
+    damaged = bytes(whole[:header]) + b"\x07" * 512 + bytes(whole[header + 512 :])
+    assert codes(read(tmp_path, damaged))[-1] == ("", "shard_unreadable")
+    hole = bytes(whole[:header]) + bytes(1024) + bytes(whole[header + 1024 :])
+    assert codes(read(tmp_path, hole))[-1] == ("", "shard_unreadable")
+    assert codes(read(tmp_path, tar(MEMBERS) * 2))[-1] == ("", "shard_unreadable")
+    without_end = tar(MEMBERS).rstrip(b"\0")
+    padded = without_end + bytes(-len(without_end) % 512)
+    assert codes(read(tmp_path, padded))[-1] == ("", "shard_unreadable")
+    assert codes(read(tmp_path, b"<html>not found</html>" * 100)) == [("", "shard_unreadable")]
+    assert read(tmp_path, tar([])) == []
+
+
+def test_a_shard_that_is_gone(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar([]))
+    source = make_source(reading_config("webdataset", tmp_path / "a.tar"))
+    (shard,) = source.shards()
+    (tmp_path / "a.tar").unlink()
+    assert codes(source.read(shard)) == [("", "shard_unreadable")]
+
+
+def test_huge_members_are_passed_over(tmp_path):
+    limit = {"max_pixels": 10}  # 1 MiB and 80 bytes
+    found = read(
+        tmp_path,
+        tar(
+            [
+                ("a.jpg", b"x" * 2**21),
+                ("a.prompts.jsonl", lines(BOX)),
+                ("b.jpg", b"1"),
+                ("b.prompts.jsonl", b"x" * 2**21),
+                ("b.mask.png", b"x" * 2**21),
+            ]
+        ),
+        input=limit,
+    )
+    assert codes(found) == [("a", "image_too_large"), ("b", None)]
+    assert "too many" in found[1].prompts[0].fault
+    with pytest.raises(BadInputError, match=r"b\.mask\.png"):
+        found[1].load_mask("mask.png")
+
+
+def test_memory_does_not_grow_with_the_shard(tmp_path):
+    members = [(f"{n:04}.jpg", bytes([n % 256]) * 500_000) for n in range(120)]
+    (tmp_path / "a.tar").write_bytes(tar(members))
+    source = make_source(reading_config("webdataset", tmp_path / "a.tar"))
+    (shard,) = source.shards()
+    tracemalloc.start()
+    count = sum(1 for _ in source.read(shard))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 120
+    assert peak < 20_000_000  # of 60 MB
+
+
+def test_shard_names_are_relative_sorted_and_unique(tmp_path):
+    for name in ("x/1.tar", "x/0.tar", "y/0.tar", "x/readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar([]))
+
+    def names(path):
+        return [shard.name for shard in make_source(reading_config("webdataset", path)).shards()]
+
+    assert names(tmp_path) == names(f"{tmp_path}/*/*.tar") == ["x/0.tar", "x/1.tar", "y/0.tar"]
+    assert names(f"{tmp_path}/x") == names([f"{tmp_path}/x/0.tar", f"{tmp_path}/x/*.tar"]) == ["0.tar", "1.tar"]
+    assert names([f"{tmp_path}/x", f"{tmp_path}/y"]) == [f"{tmp_path}/x/0.tar", "1.tar", f"{tmp_path}/y/0.tar"]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "*.tar", [], ["there", "nowhere"]])
+def test_nothing_to_read_is_a_fault_of_the_configuration(tmp_path, path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/a.tar").write_bytes(tar([]))
+    paths = [f"{tmp_path}/{part}" for part in path] if isinstance(path, list) else f"{tmp_path}/{path}"
+    with pytest.raises(ConfigurationError, match=r"input\.path"):
+        WebDatasetSource(reading_config("webdataset", paths)).shards()
+
+
+def test_s3(s3_server):
+    client = boto3.client("s3", endpoint_url=s3_server)
+    client.create_bucket(Bucket="webdataset-tests")
+    data = tar([(f"{n}.jpg", bytes([n]) * 1_000_000) for n in range(20)])
+    for name, body in (("b.tar", data), ("a.tar", tar([("a.jpg", image())])), ("notes.txt", b"")):
+        client.put_object(Bucket="webdataset-tests", Key=f"shards/{name}", Body=body)
+    source = make_source(reading_config("webdataset", "s3://webdataset-tests/shards/*.tar"))
+    first, second = source.shards()
+    assert (first.name, second.name) == ("a.tar", "b.tar")
+    found = list(source.read(second))
+    assert [sample.data for sample in found] == [bytes([n]) * 1_000_000 for n in range(20)]
+    assert found[3].uri == "s3://webdataset-tests/shards/b.tar#3.jpg"
+    etag = client.head_object(Bucket="webdataset-tests", Key="shards/b.tar")["ETag"].strip('"')
+    assert found[3].etag == etag
+    client.delete_object(Bucket="webdataset-tests", Key="shards/b.tar")
+    assert codes(source.read(second)) == [("", "shard_unreadable")]
