@@ -15,11 +15,6 @@ from pathlib import Path
 _ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]  # for `support`; the root first, or tests/sdmatte hides the package
 
-ALPHA_TARGET = 1e-4
-"""Largest absolute deviation of an alpha in [0, 1]."""
-UNET_TARGET = 1e-3
-"""Largest deviation of the U-Net's output, relative to the reference's largest value."""
-
 
 def main() -> int:
     """Print the deviations; return 0 if all are within the targets."""
@@ -27,7 +22,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the released configuration at 256 px (about 12 GB)")
     folders = ["sdmatte_full"] if parser.parse_args().full else ["sdmatte_tiny", "litesdmatte_tiny"]
 
-    from support.parity import FIXTURES, deviations
+    from support.parity import ALPHA_TARGET, FIXTURES, UNET_TARGET, deviations
 
     start = time.perf_counter()
     found = []

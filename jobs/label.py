@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="jobs/label.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file, local or any fsspec URL; see docs/configuration.md")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file, local or any fsspec URL; see docs/configuration.md"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything that costs nothing, print the plan")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces single keys of the file")
     arguments = parser.parse_args(argv)

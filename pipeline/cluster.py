@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
@@ -40,14 +43,15 @@ def connected(config: LabelConfig) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False)
     elif started:
         needed = config.workers.actors * config.workers.cpus_per_actor + 2 * TASK_CPUS
-        ray.init(
-            address="local",
-            num_cpus=max(round(config.workers.local_cpus or os.cpu_count() or 1), -(-needed // 1)),
-            object_store_memory=config.workers.object_store_mb * 10**6,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _native_stderr_closed():
+            ray.init(
+                address="local",
+                num_cpus=max(round(config.workers.local_cpus or os.cpu_count() or 1), math.ceil(needed)),
+                object_store_memory=config.workers.object_store_mb * 10**6,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = 0  # an errored block would drop all of its rows and report success
@@ -60,6 +64,21 @@ def connected(config: LabelConfig) -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Keep what Ray's C++ says about its log level off the terminal; its faults are exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def gpus_per_actor(config: LabelConfig) -> float:

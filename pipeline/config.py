@@ -93,8 +93,8 @@ class OutputConfig(_Section):
     """Bits per pixel of the alpha PNGs."""
     records_per_file: int = Field(default=128, gt=0)
     """Records gathered into one Parquet file (at least; blocks are never split)."""
-    contact_sheet: int = Field(default=24, ge=0)
-    """Objects shown on the run's contact sheet; 0 for none."""
+    contact_sheet: int = Field(default=24, ge=0, le=400)
+    """Objects shown on the run's contact sheet, at most 400; 0 for none."""
 
 
 class WorkersConfig(_Section):

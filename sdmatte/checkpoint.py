@@ -134,6 +134,15 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_state(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's tensors and their names, for weights that come from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertedWeights:
     """What :func:`convert` wrote.

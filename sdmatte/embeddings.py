@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,34 @@ class CoordinateFeatures:
     box: Tensor
     points: Tensor
     is_points: Tensor
+
+    def to(self, device: torch.device) -> CoordinateFeatures:
+        """Return the same on another device."""
+        return CoordinateFeatures(self.box.to(device), self.points.to(device), self.is_points.to(device))
+
+
+def coordinate_features(
+    coordinates: Sequence[Tensor], is_points: Sequence[bool], *, box_channels: int, points_dim: int
+) -> CoordinateFeatures:
+    """Embed the coordinates of a batch of prompts.
+
+    Args:
+        coordinates: ``(4,)`` for boxes, ``(N,)`` for points, in [0, 1], of each prompt.
+        is_points: Which of the two it is.
+        box_channels: Sinusoid channels per coordinate of a box (320 in the released models).
+        points_dim: Features of all points together (1680 in the released models).
+
+    Returns:
+        Features of batch ``B = len(coordinates)``, on the CPU.
+    """
+    box = torch.zeros(len(coordinates), BOX_COORDINATES * box_channels, device="cpu")
+    points = torch.zeros(len(coordinates), points_dim, device="cpu")
+    for index, (values, of_points) in enumerate(zip(coordinates, is_points, strict=True)):
+        if of_points:
+            points[index] = point_features(values, points_dim)
+        else:
+            box[index] = box_features(values, box_channels)
+    return CoordinateFeatures(box, points, torch.tensor(is_points, dtype=torch.bool, device="cpu"))
 
 
 def box_features(coordinates: Tensor, channels: int) -> Tensor:
@@ -54,7 +83,7 @@ def point_features(coordinates: Tensor, features: int) -> Tensor:
         ``(features,)`` float32.
     """
     count = next(n for n in range(coordinates.shape[0], features + 1) if features % n == 0)
-    padded = torch.zeros(count)
+    padded = torch.zeros(count, device=coordinates.device)
     padded[: coordinates.shape[0]] = coordinates
     return _sinusoid(padded, features // count)
 

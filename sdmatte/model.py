@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from sdmatte.checkpoint import load_into, read_state_dict, sha256_file
+from sdmatte.checkpoint import load_into, read_state_dict, sha256_file, sha256_state
 from sdmatte.configs import ModelConfigs
 from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
-from sdmatte.embeddings import BOX_COORDINATES, CoordinateFeatures, box_features, point_features
+from sdmatte.embeddings import CoordinateFeatures, coordinate_features
 from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, Resize, from_grid, model_grid, quantise, to_grid
 from sdmatte.images import decode_image
@@ -92,7 +91,7 @@ class SDMatte:
         self.prompt_kinds = prompt_kinds
         self.device = choose_device(device)
         self.precision, self._dtype = choose_dtype(precision, self.device)
-        self.input_size = _input_size(1024 if input_size is None else input_size, network.stride)
+        self.input_size = _input_size(input_size, network.stride)
         self.resize = resize
         self._warned: set[PromptKind] = set()
         self._text_config, self._tokenizer = configs.text_encoder, tokenizer
@@ -143,9 +142,11 @@ class SDMatte:
             return cls.untrained(
                 config, device=device, precision=precision, input_size=input_size, resize=resize, caption=caption
             )
+        choose_dtype(precision, choose_device(device))  # to fail before gigabytes are fetched or read
         files = locate(source, weights=weights, revision=revision)
         with torch.device("meta"):  # no memory before the weights arrive
             network = Network(files.configs)
+        input_size = _input_size(input_size, network.stride)
         load_into(network, read_state_dict(files.weights), where=str(files.weights), dtype=torch.float32)
         return cls(
             network,
@@ -192,7 +193,7 @@ class SDMatte:
             network,
             configs,
             name=f"{config} (untrained)",
-            weights_sha256=_state_sha256(network),
+            weights_sha256=sha256_state(network),
             trained=False,
             device=device,
             precision=precision,
@@ -329,6 +330,9 @@ class SDMatte:
 
         Returns:
             ``(H, W)`` float32 alphas in [0, 1] at the size of the upright images, in order.
+
+        Raises:
+            SDMatteError: The result is not finite (overflow in half precision, or broken weights).
         """
         alphas: dict[int, NDArray[np.float32]] = {}
         with exact_float32(self.device, self._dtype):
@@ -349,20 +353,22 @@ class SDMatte:
             self._text,
             torch.tensor([each.masks_attention for each in maps], device=self.device),
         )
-        return np.asarray(self._network.decode(latent)[:, 0].float().cpu().numpy())
+        alpha = np.asarray(self._network.decode(latent)[:, 0].float().cpu().numpy())
+        if not np.isfinite(alpha).all():  # or NaN would pass as 0 in an 8-bit alpha
+            raise SDMatteError(
+                f"{self.name} computed NaN in {self.precision}; use precision='float32', and if that does not help, "
+                "check the weights"
+            )
+        return alpha
 
     def _coordinates(self, maps: Sequence[PromptMap]) -> CoordinateFeatures:
         unet = self._network.unet
-        box, points = torch.zeros(len(maps), unet.box_dim), torch.zeros(len(maps), unet.points_dim)
-        for index, each in enumerate(maps):
-            coordinates = torch.from_numpy(each.coordinates)
-            if each.is_points:
-                points[index] = point_features(coordinates, unet.points_dim)
-            else:
-                assert len(coordinates) == BOX_COORDINATES
-                box[index] = box_features(coordinates, unet.box_channels)
-        is_points = torch.tensor([each.is_points for each in maps])
-        return CoordinateFeatures(*(part.to(self.device) for part in (box, points, is_points)))
+        coordinates = [torch.from_numpy(each.coordinates) for each in maps]
+        is_points = [each.is_points for each in maps]
+        features = coordinate_features(
+            coordinates, is_points, box_channels=unet.box_channels, points_dim=unet.points_dim
+        )
+        return features.to(self.device)
 
     def _open(self, image: ImageLike, prompts: Sequence[Prompt], index: int) -> NDArray[np.uint8]:
         """Decode an image and check its prompts; errors say which image and which prompt."""
@@ -394,15 +400,9 @@ def _by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int]
     yield from groups.items()
 
 
-def _input_size(size: int, stride: int) -> int:
+def _input_size(size: int | None, stride: int) -> int:
+    if size is None:
+        return 1024
     if size < stride or size % stride:
         raise SDMatteError(f"input_size {size} must be a positive multiple of {stride}")
     return size
-
-
-def _state_sha256(network: Network) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

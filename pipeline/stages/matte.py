@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -74,6 +75,7 @@ class _Object:
     error: tuple[str, str] | None = None
     alpha: bytes | None = None
     features: Features | None = None
+    told: bool = False  # to the progress
 
 
 class MatteImages:
@@ -135,10 +137,8 @@ class MatteImages:
         for each, done in zip(wanted, self._matte.run(wanted), strict=True):
             if isinstance(done, Failure):
                 each.error = _failure(done, "matting the object")
-        records = [_record(each, self._origin) for each in objects]
-        if self._progress:
-            self._progress(_counts(records))
-        return _table(records, ledgers)
+        self._tell(objects)
+        return _table([_record(each, self._origin) for each in objects], ledgers)
 
     def _decode(self, work: _Work) -> None:
         data = work.row["image"]
@@ -182,7 +182,17 @@ class MatteImages:
         """Matte a batch and reduce each alpha to features and PNG at once: pixels do not pile up."""
         pairs = [(each.work.encoded, each.prompt) for each in objects]
         alphas = self._model.matte([(image, prompt) for image, prompt in pairs if image and prompt])
-        return list(self._threads.map(self._finish, objects, alphas))
+        done = list(self._threads.map(self._finish, objects, alphas))
+        self._tell(objects)
+        return done
+
+    def _tell(self, objects: Sequence[_Object]) -> None:
+        """Report the objects that are decided and not reported yet."""
+        new = [each for each in objects if not each.told]
+        for each in new:
+            each.told = True
+        if self._progress and new:
+            self._progress(Counter(str(each.error[0]) if each.error else "ok" for each in new))
 
     def _finish(self, each: _Object, alpha: NDArray[np.float32]) -> None:
         if not np.isfinite(alpha).all():
@@ -341,14 +351,6 @@ def _failure(failure: Failure, doing: str) -> tuple[str, str]:
     code = ErrorCode.MODEL_OUT_OF_MEMORY if failure.out_of_memory else ErrorCode.MODEL_FAILED
     cure = "lower model.input_size or use a larger device" if failure.out_of_memory else "report it with this message"
     return code, f"{doing} failed alone, in a batch of one: {failure.message}; {cure}"
-
-
-def _counts(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for record in records:
-        key = record["error_code"] or "ok"
-        counts[key] = counts.get(key, 0) + 1
-    return counts
 
 
 def _only(row: dict[str, Any], *keys: str) -> dict[str, Any]:

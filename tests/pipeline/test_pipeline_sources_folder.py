@@ -17,13 +17,6 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr(storage_faults, "_sleep", lambda seconds: None)
 
 
-def write(folder, **files):
-    for name, data in files.items():
-        path = folder / name.replace("__", "/").replace("_D_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
 def put(folder, files):
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +200,6 @@ def test_several_folders(tmp_path):
 def test_specs_are_plain_json_also_for_odd_names(tmp_path):
     odd = [b"caf\xe9.jpg", "ü b%20#?.jpg".encode(), b"a::b.jpg", b"[x].jpg"]
     for name in odd:
-        (os.fsencode(tmp_path) + b"/" + name).decode(errors="surrogateescape")
         with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123
             file.write(name)
     source = make_source(reading_config("folder", tmp_path))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
 
-from sdmatte.embeddings import box_features, point_features
+from sdmatte.embeddings import box_features, coordinate_features, point_features
 from sdmatte.prompts import MAX_POINTS
 
 FEATURES = 1680  # of the released models
@@ -43,3 +43,13 @@ def test_the_sinusoid_of_this_test_is_the_one_of_diffusers() -> None:
     ours = torch.tensor(sinusoid(0.3, 84))
     theirs = get_timestep_embedding(torch.tensor([0.3]), 84, flip_sin_to_cos=True, downscale_freq_shift=0)[0]
     torch.testing.assert_close(ours, theirs)
+
+
+def test_boxes_and_points_share_a_batch() -> None:
+    box, points = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.linspace(0, 1, 20)
+    features = coordinate_features([box, points, box], [False, True, False], box_channels=320, points_dim=FEATURES)
+    assert features.is_points.tolist() == [False, True, False]
+    torch.testing.assert_close(features.box[[0, 2]], box_features(box, 320).expand(2, -1))
+    torch.testing.assert_close(features.points[1], point_features(points, FEATURES))
+    assert not features.box[1].any()
+    assert not features.points[[0, 2]].any()

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.parity import ALPHA_TARGET, UNET_TARGET
 from sdmatte.devices import exact_float32
 from sdmatte.model import SDMatte
 from sdmatte.prompts import Box, Mask, Points, Prompt
 from support.models import SIZE, photo, seeded_folder
-from support.parity import Deviation, compare
+from support.parity import ALPHA_TARGET, UNET_TARGET, Deviation, compare
 
 pytestmark = pytest.mark.gpu
 

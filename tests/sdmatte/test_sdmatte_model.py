@@ -203,6 +203,13 @@ def test_kinds_that_no_weights_were_trained_for_are_warned_of_once(caplog: pytes
     ]
 
 
+def test_not_a_number_is_no_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end as 0 in an 8-bit alpha."""
+    monkeypatch.setattr(type(mini()._network), "decode", lambda self, latent: latent[:, :1] * float("nan"))
+    with pytest.raises(SDMatteError, match="NaN in float32"):
+        mini()(photo(HEIGHT, WIDTH), BOX, dtype="uint8")
+
+
 # --- devices and types
 
 
@@ -218,6 +225,13 @@ def test_devices_that_are_not_there(device: str, reason: str) -> None:
     with pytest.raises(SDMatteError, match=reason) as caught:
         SDMatte.untrained(device=device)
     assert repr(device) in str(caught.value)
+
+
+def test_faults_of_the_machine_come_before_the_weights(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
+    monkeypatch.setattr("sdmatte.model.read_state_dict", lambda path: pytest.fail("the weights were read"))
+    for options in ({"device": "gpu"}, {"precision": "int8"}, {"input_size": 100}):
+        with pytest.raises(SDMatteError):
+            SDMatte.from_pretrained(tiny_folder, **options)  # type: ignore[arg-type]
 
 
 def test_precisions_that_are_not_to_be_had() -> None:

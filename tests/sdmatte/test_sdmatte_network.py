@@ -5,6 +5,7 @@ import torch
 
 from sdmatte import CheckpointError
 from sdmatte.configs import PACKAGED, ModelConfigs
+from sdmatte.embeddings import CoordinateFeatures, box_features
 from sdmatte.network import Network
 from sdmatte.vae import KLVAE, TinyVAE, build_vae
 from support.parity import FIXTURES
@@ -89,6 +90,23 @@ def test_alphas_are_clipped() -> None:
         extreme = vae.decode_alpha(torch.randn(1, 4, 8, 8))
     assert alpha.shape == (1, 1, 64, 64)
     assert (extreme.min(), extreme.max()) == (0, 1)
+
+
+def test_one_call_is_its_three_steps() -> None:
+    torch.manual_seed(0)
+    network = Network(MINI).eval()
+    image, prompt = torch.rand(1, 3, 64, 64) * 2 - 1, torch.ones(1, 1, 64, 64)
+    prompt[:, :, :20] = -1
+    box = box_features(torch.tensor([0, 20 / 64, 1, 1]), 320)[None]
+    condition = CoordinateFeatures(box, torch.zeros(1, 1680), torch.tensor([False]))
+    given = (prompt, condition, torch.ones(1), torch.zeros(1, 77, 128))
+    with torch.no_grad():
+        alpha = network(image, *given)
+        latent = network.predict_latent(network.encode_image(image), *given)
+        assert alpha.shape == (1, 1, 64, 64)
+        torch.testing.assert_close(alpha, network.decode(latent))
+        unmasked = network.predict_latent(network.encode_image(image), *given, masks_attention=torch.tensor([False]))
+        assert (unmasked - latent).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

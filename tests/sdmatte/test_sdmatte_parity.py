@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.parity import ALPHA_TARGET, UNET_TARGET
 from sdmatte import Box, Mask, Points, Prompt, SDMatte
 from sdmatte.network import Network
 from support.models import SIZE, seeded_folder
-from support.parity import FIXTURES, KINDS, Deviation, compare, deviations, seeded_network
+from support.parity import ALPHA_TARGET, FIXTURES, KINDS, UNET_TARGET, Deviation, compare, deviations, seeded_network
 
 TINY = ("sdmatte_tiny", "litesdmatte_tiny")
 

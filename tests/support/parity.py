@@ -13,9 +13,15 @@ from torch import Tensor
 
 from sdmatte.configs import ModelConfigs
 from sdmatte.devices import exact_float32
-from sdmatte.embeddings import CoordinateFeatures, box_features, point_features
+from sdmatte.embeddings import coordinate_features
 from sdmatte.network import Network
 from support.seeded import seeded_tensor
+
+ALPHA_TARGET = 1e-4
+"""Largest absolute deviation of an alpha in [0, 1] that counts as the same."""
+
+UNET_TARGET = 1e-3
+"""Largest deviation of the U-Net's output that does, relative to the reference's largest value."""
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 KINDS = {"bbox_mask": "bbox_coords", "point_mask": "point_coords", "mask": "mask_coords"}
@@ -52,18 +58,6 @@ def seeded_network(folder: Path) -> tuple[Network, Tensor]:
     return network, text
 
 
-def _features(network: Network, kind: str, coordinates: Tensor) -> CoordinateFeatures:
-    unet, batch = network.unet, len(coordinates)
-    box, points = torch.zeros(batch, unet.box_dim), torch.zeros(batch, unet.points_dim)
-    for index, row in enumerate(coordinates):
-        if kind == "point_mask":
-            points[index] = point_features(row.cpu(), unet.points_dim)
-        else:
-            box[index] = box_features(row.cpu(), unet.box_channels)
-    parts = (box, points, torch.full((batch,), kind == "point_mask"))
-    return CoordinateFeatures(*(part.to(coordinates.device) for part in parts))
-
-
 def deviations(folder: Path, device: str = "cpu") -> Iterator[Deviation]:
     """Compare every prompt kind, as one batch and sample by sample, with ``expected.safetensors`` of ``folder``."""
     network, text = seeded_network(folder)
@@ -88,7 +82,12 @@ def compare(network: Network, text: Tensor, folder: Path, *, singly: bool = True
             latent = network.predict_latent(
                 image,
                 expected[kind][rows],
-                _features(network, kind, expected[coordinates][rows]),
+                coordinate_features(
+                    list(expected[coordinates][rows].cpu()),
+                    [kind == "point_mask"] * len(rows),
+                    box_channels=network.unet.box_channels,
+                    points_dim=network.unet.points_dim,
+                ).to(text.device),
                 1 - expected["is_trans"][rows],
                 text,
             )

@@ -1,0 +1,326 @@
+import base64
+import json
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import storage_faults
+from pipeline.errors import BadInputError, ConfigurationError
+from pipeline.ids import image_id
+from pipeline.sources import make_source
+from pipeline.sources.references import resolve
+from support.corpora import BOX, codes, lines, reading_config, samples
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(storage_faults, "_sleep", lambda seconds: None)
+
+
+def put(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def read_jsonl(tmp_path, data, **sections):
+    (tmp_path / "m.jsonl").write_bytes(data)
+    return samples(reading_config("manifest", tmp_path / "m.jsonl", **sections))
+
+
+def read_parquet(tmp_path, table, row_group_size=None, **sections):
+    pq.write_table(table, tmp_path / "m.parquet", row_group_size=row_group_size)
+    return samples(reading_config("manifest", tmp_path / "m.parquet", **sections))
+
+
+# --- references ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reference", "target"),
+    [
+        ("/data/m.jsonl", "a.jpg", "/data/a.jpg"),
+        ("/data/lists/m.jsonl", "../images/a.jpg", "/data/images/a.jpg"),
+        ("/data/m.jsonl", "/other/a.jpg", "/other/a.jpg"),
+        ("/data/m.jsonl", "file:///other/a.jpg", "/other/a.jpg"),
+        ("/data/m.jsonl", "s3://b/a.jpg", "s3://b/a.jpg"),
+        ("s3://b/lists/m.jsonl", "a b#.jpg", "s3://b/lists/a b#.jpg"),
+        ("s3://b/lists/m.jsonl", "../images/a.jpg", "s3://b/images/a.jpg"),
+        ("s3://b/lists/m.jsonl", "s3://other/a.jpg", "s3://other/a.jpg"),
+        ("https://h/m.jsonl?sig=1", "a.jpg", "https://h/a.jpg"),
+    ],
+)
+def test_references(manifest, reference, target):
+    assert resolve(manifest, reference) == target
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reference"),
+    [
+        ("s3://b/lists/m.jsonl", "/etc/hostname"),
+        ("s3://b/lists/m.jsonl", "file:///etc/hostname"),
+        ("s3://b/lists/m.jsonl", "../../other/a.jpg"),
+        ("s3://b/m.jsonl", ".."),
+        ("/data/m.jsonl", "zip://a.jpg::/data/x.zip"),
+        ("/data/m.jsonl", "simplecache::s3://b/a.jpg"),
+        ("/data/m.jsonl", "https://h/a::file:///etc/hostname"),
+        ("/data/m.jsonl", "python://os"),
+        ("/data/m.jsonl", ""),
+        ("/data/m.jsonl", "a\0.jpg"),
+        ("/data/m.jsonl", "a\ud800.jpg"),
+    ],
+)
+def test_references_that_are_refused(manifest, reference):
+    with pytest.raises(BadInputError) as caught:
+        resolve(manifest, reference)
+    assert caught.value.code == "image_missing"
+
+
+# --- JSONL -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows(tmp_path):
+    put(tmp_path, "a.jpg", "sub/b.jpg", "m.png")
+    first, second, third = read_jsonl(
+        tmp_path,
+        b"\xef\xbb\xbf"
+        + lines(
+            {"image": "a.jpg", "prompts": [BOX, {"mask": "m.png"}], "caption": "left alone"},
+            {"image": f"{tmp_path}/sub/b.jpg", "key": 17, "prompts": json.dumps([BOX])},
+        )
+        + b"\r\n"
+        + lines({"image": "sub/b.jpg", "prompts": None}),
+    )
+    assert (first.key, first.data, first.uri) == ("a.jpg", b"a.jpg", f"{tmp_path}/a.jpg")
+    assert first.image_id == image_id("m.jsonl", "a.jpg")
+    assert [raw.content for raw in first.prompts] == [BOX, {"mask": "m.png"}]
+    assert first.prompts[1].where == f"{tmp_path}/m.jsonl line 1 prompt 2"
+    assert first.load_mask("m.png") == b"m.png"
+    assert (second.key, second.data, len(second.prompts)) == ("17", b"sub/b.jpg", 1)
+    assert (third.key, third.prompts) == ("sub/b.jpg", [])
+    for name in ("nowhere.png", "zip://a::b", ""):
+        with pytest.raises(BadInputError) as caught:
+            first.load_mask(name)
+        assert caught.value.code == "prompt_malformed"
+
+
+def test_bad_rows_name_file_and_line(tmp_path):
+    put(tmp_path, "a.jpg")
+    found = read_jsonl(
+        tmp_path,
+        lines({"image": "a.jpg"})
+        + b"\n{not json\n[1]\n"
+        + lines(
+            {"img": "a.jpg", "prompts": [BOX]}, {"image": 7}, {"image": "gone.jpg", "prompts": 5}, {"image": "x://a"}
+        )
+        + b'{"image": "\xff.jpg"}\n'
+        + b"[" * 100_000,
+    )
+    assert [code for _, code in codes(found)] == [None] + ["image_missing"] * 8
+    for sample, line in zip(found[1:], range(3, 11), strict=True):
+        assert str(sample.error).startswith(f"{tmp_path}/m.jsonl line {line}: ")
+    assert len({sample.image_id for sample in found}) == len(found)
+    assert len(found[3].prompts) == 1  # no prompt is lost
+    assert "expected a list" in found[5].prompts[0].fault
+
+
+def test_signed_urls_stay_out_of_keys_and_messages(tmp_path):
+    (found,) = read_jsonl(tmp_path, lines({"image": "x3://me:pw@host/a.jpg?X-Amz-Signature=SECRET", "prompts": [BOX]}))
+    assert found.key == found.uri == "x3://host/a.jpg"
+    assert "SECRET" not in str(found)
+    assert "pw" not in str(found)
+
+
+def test_shards_are_ranges_of_rows(tmp_path):
+    names = [f"{n}.jpg" for n in range(10)]
+    put(tmp_path, *names)
+    (tmp_path / "m.jsonl").write_bytes(b"\n".join(lines({"image": name}) for name in names))
+    config = reading_config("manifest", tmp_path / "m.jsonl", input={"images_per_shard": 4})
+    shards = make_source(config).shards()
+    assert [shard.name for shard in shards] == ["m.jsonl#000000000", "m.jsonl#000000004", "m.jsonl#000000008"]
+    assert [[sample.key for sample in make_source(config).read(shard)] for shard in shards] == [
+        names[:4],
+        names[4:8],
+        names[8:],
+    ]
+    json.dumps([shard.spec for shard in shards])
+
+
+def test_ids_depend_on_keys_not_on_rows(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    one = read_jsonl(tmp_path, lines({"image": "a.jpg"}, {"image": "b.jpg"}))
+    two = read_jsonl(
+        tmp_path, lines({"image": "c.jpg"}, {"image": "b.jpg"}, {"image": "a.jpg"}), input={"images_per_shard": 1}
+    )
+    assert {s.key: s.image_id for s in one}.items() <= {s.key: s.image_id for s in two}.items()
+
+
+def test_rows_may_share_a_key(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    rows = lines(*[{"image": name, "prompts": [BOX]} for name in ("a.jpg", "b.jpg", "a.jpg", "a.jpg")])
+    found = read_jsonl(tmp_path, rows, input={"images_per_shard": 2})
+    assert codes(found) == [("a.jpg", None), ("b.jpg", None), ("a.jpg", None), ("a.jpg", None)]
+    assert [sample.image_id for sample in found if sample.key == "a.jpg"] == [
+        image_id("m.jsonl", "a.jpg", occurrence) for occurrence in range(3)
+    ]
+    # ... but then a prompt file would give each of them all its prompts.
+    found = read_jsonl(tmp_path, rows, input={"images_per_shard": 2}, prompts={"kind": "jsonl", "path": "unread"})
+    assert codes(found) == [
+        ("a.jpg", None),
+        ("b.jpg", None),
+        ("a.jpg", "duplicate_key"),
+        ("a.jpg", "duplicate_key"),
+    ]
+    assert [sample.prompts for sample in found] == [None, None, (), ()]
+
+
+def test_a_manifest_that_shrank_is_an_unreadable_shard(tmp_path):
+    put(tmp_path, "a.jpg")
+    (tmp_path / "m.jsonl").write_bytes(lines(*[{"image": "a.jpg", "key": n} for n in range(4)]))
+    source = make_source(reading_config("manifest", tmp_path / "m.jsonl"))
+    (shard,) = source.shards()
+    (tmp_path / "m.jsonl").write_bytes(lines({"image": "a.jpg", "key": 0}))
+    assert codes(source.read(shard)) == [("0", None), ("", "shard_unreadable")]
+    (tmp_path / "m.jsonl").unlink()
+    assert codes(source.read(shard)) == [("", "shard_unreadable")]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no rows"),
+        (b"\n\n", "no rows"),
+        (b"image,prompts\na.jpg,\n", "line 1 is not valid JSON"),
+        (lines({"x": 1}), "names no image"),
+    ],
+)
+def test_files_that_are_no_manifest(tmp_path, data, words):
+    with pytest.raises(ConfigurationError, match=words):
+        read_jsonl(tmp_path, data)
+
+
+# --- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_rows_of_uris(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    prompts = [[{"box": [1, 2, 3, 4], "points": None}], [{"box": None, "points": [[1.0, 2.0]]}], None]
+    table = pa.table({"image": ["a.jpg", "b.jpg", None], "prompts": prompts, "caption": ["x", "y", "z"]})
+    found = read_parquet(tmp_path, table, row_group_size=2, input={"images_per_shard": 2})
+    assert codes(found) == [("a.jpg", None), ("b.jpg", None), ("row-2", "image_missing")]
+    assert [[raw.content for raw in sample.prompts] for sample in found] == [
+        [{"box": [1, 2, 3, 4]}],
+        [{"points": [[1.0, 2.0]]}],
+        [],
+    ]
+    assert found[0].image_id == image_id("m.parquet", "a.jpg")
+    dictionary = table.set_column(0, "image", table["image"].dictionary_encode())
+    assert codes(read_parquet(tmp_path, dictionary)) == codes(found)
+
+
+def test_parquet_rows_of_bytes(tmp_path):
+    plain = pa.table({"image": [b"1", b"2", b"", None], "key": ["a", "b", "c", "d"]})
+    found = read_parquet(tmp_path, plain)
+    assert codes(found) == [("a", None), ("b", None), ("c", "image_missing"), ("d", "image_missing")]
+    assert [sample.data for sample in found] == [b"1", b"2", None, None]
+    assert found[1].uri == f"{tmp_path}/m.parquet row 1"
+    put(tmp_path, "x/3.jpg")
+    rows = [{"bytes": b"1", "path": "x/1.jpg"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "x/3.jpg"}]
+    found = read_parquet(tmp_path, pa.table({"image": rows}))
+    assert [(sample.key, sample.data) for sample in found] == [
+        ("x/1.jpg", b"1"),
+        ("row-1", b"2"),
+        ("x/3.jpg", b"x/3.jpg"),
+    ]
+
+
+def test_parquet_prompts_in_json_and_bytes(tmp_path):
+    mask = base64.b64encode(b"png").decode()
+    table = pa.table(
+        {"image": [b"1", b"2"], "key": ["a", "b"], "prompts": [json.dumps([BOX, {"mask": {"png": mask}}]), "[broken"]}
+    )
+    first, second = read_parquet(tmp_path, table)
+    assert [raw.content for raw in first.prompts] == [BOX, {"mask": {"png": mask}}]
+    assert "not valid JSON" in second.prompts[0].fault
+    table = pa.table({"image": [b"1"], "key": ["a"], "prompts": [[{"mask": {"png": b"png"}}]]})
+    (sample,) = read_parquet(tmp_path, table)
+    assert sample.prompts[0].content == {"mask": {"png": b"png"}}
+
+
+def test_parquet_shards_are_row_groups_where_rows_hold_bytes(tmp_path):
+    table = pa.table({"image": [bytes([n]) for n in range(10)], "key": [str(n) for n in range(10)]})
+    pq.write_table(table, tmp_path / "m.parquet", row_group_size=4)
+    source = make_source(reading_config("manifest", tmp_path / "m.parquet", input={"images_per_shard": 3}))
+    shards = source.shards()
+    assert [shard.name for shard in shards] == ["m.parquet#000000000", "m.parquet#000000004", "m.parquet#000000008"]
+    found = [[sample.data[0] for sample in source.read(shard)] for shard in shards]
+    assert found == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_parquet_shards_of_uris_may_cut_row_groups(tmp_path):
+    names = [f"{n}.jpg" for n in range(10)]
+    put(tmp_path, *names)
+    pq.write_table(pa.table({"image": names}), tmp_path / "m.parquet", row_group_size=4)
+    source = make_source(reading_config("manifest", tmp_path / "m.parquet", input={"images_per_shard": 3}))
+    found = [[sample.key for sample in source.read(shard)] for shard in source.shards()]
+    assert found == [names[0:3], names[3:6], names[6:9], names[9:]]
+
+
+def test_files_that_are_no_parquet_manifest(tmp_path):
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(ConfigurationError, match=r"m\.parquet"):
+        samples(reading_config("manifest", tmp_path / "m.parquet"))
+    with pytest.raises(ConfigurationError, match="no column image, but url"):
+        read_parquet(tmp_path, pa.table({"url": ["a.jpg"]}))
+    with pytest.raises(ConfigurationError, match="no rows"):
+        read_parquet(tmp_path, pa.table({"image": pa.array([], pa.string())}))
+    (tmp_path / "m.csv").write_bytes(b"image\na.jpg\n")
+    with pytest.raises(ConfigurationError, match="not valid JSON"):
+        samples(reading_config("manifest", tmp_path / "m.csv"))
+
+
+def test_damaged_parquet_is_an_unreadable_shard(tmp_path):
+    table = pa.table({"image": [bytes(1000), bytes(1000)], "key": ["a", "b"]})
+    pq.write_table(table, tmp_path / "m.parquet", compression="none", use_dictionary=False)
+    source = make_source(reading_config("manifest", tmp_path / "m.parquet"))
+    (shard,) = source.shards()
+    (tmp_path / "m.parquet").write_bytes(b"PAR1" + b"\xff" * 5000)
+    assert codes(source.read(shard)) == [("", "shard_unreadable")]
+
+
+def test_large_manifests_are_planned_in_bounded_memory(tmp_path):
+    import tracemalloc
+
+    padding = "x" * 500
+    with (tmp_path / "m.jsonl").open("w") as file:
+        file.writelines(json.dumps({"image": f"{n}.jpg", "caption": padding}) + "\n" for n in range(40_000))
+    source = make_source(reading_config("manifest", tmp_path / "m.jsonl"))
+    tracemalloc.start()
+    shards = source.shards()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(shards) == 625
+    assert peak < 8_000_000  # of 21 MB
+
+
+def test_s3(s3_server):
+    client = boto3.client("s3", endpoint_url=s3_server)
+    client.create_bucket(Bucket="manifest-tests")
+    rows = lines(
+        {"image": "../images/a.jpg", "prompts": [BOX]},
+        {"image": "s3://manifest-tests/images/b.jpg"},
+        {"image": "/etc/hostname"},
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": ["../images/a.jpg"] * 3, "key": ["x", "y", "z"]}), sink)
+    files = {"lists/m.jsonl": rows, "lists/m.parquet": sink.getvalue().to_pybytes(), "images/a.jpg": b"1"}
+    for name, data in files.items():
+        client.put_object(Bucket="manifest-tests", Key=name, Body=data)
+    found = samples(reading_config("manifest", "s3://manifest-tests/lists/m.jsonl"))
+    assert [code for _, code in codes(found)] == [None, "image_missing", "image_missing"]
+    assert (found[0].data, found[0].uri) == (b"1", "s3://manifest-tests/images/a.jpg")
+    assert found[0].etag == client.head_object(Bucket="manifest-tests", Key="images/a.jpg")["ETag"].strip('"')
+    found = samples(reading_config("manifest", "s3://manifest-tests/lists/*.parquet"))
+    assert [(sample.key, sample.data) for sample in found] == [("x", b"1"), ("y", b"1"), ("z", b"1")]
