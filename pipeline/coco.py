@@ -103,19 +103,20 @@ def _entries(
             continue
         content, fault = _native(annotation, categories.get(category))
         image = annotation.get("image_id")
-        key = _image_key(image, images)
-        if key is None:
-            content["image_id"] = image
-            fault = f"its image_id {reprlib.repr(image)} is not that of a known image"
-        yield Entry(key, number, content, fault)
+        if isinstance(image, bool) or not isinstance(image, int | str):
+            fault = f"its image_id must be a number or a string, got {reprlib.repr(image)}"
+            yield Entry(None, number, content | {"image_id": image}, fault)
+        else:
+            yield Entry(_image_key(image, images), number, content, fault)
 
 
-def _image_key(image: object, images: dict[str, str]) -> str | None:
-    if isinstance(image, bool) or not isinstance(image, int | str):
-        return None
+def _image_key(image: int | str, images: dict[str, str]) -> str:
+    """Return the key of an image: its file name, or decimal id; of an unknown one a key that no image has."""
     if images:
-        return images.get(str(image))
-    return str(int(image)) if isinstance(image, int) or image.isdecimal() else None
+        return images.get(str(image), f"image_id {image}")
+    if isinstance(image, int) or image.isdecimal():
+        return str(image).lstrip("0") or "0"
+    return f"image_id {clean_text(image)}"
 
 
 def _native(annotation: dict[str, Any], label: str | None) -> tuple[dict[str, Any], str | None]:

@@ -100,9 +100,8 @@ class PromptIndex:
         """
         for name in self._names(key, path or key):
             digest = key_hash(name)
-            for found, (_, prompts) in self._at(digest):
-                if found == name:
-                    return Found(digest, prompts)
+            if prompts := self._at(digest).get(name):
+                return Found(digest, prompts)
         return None
 
     def unmatched(self, matched: set[int]) -> list[tuple[str, list[RawPrompt]]]:
@@ -114,25 +113,28 @@ class PromptIndex:
         Returns:
             The nameless ones, if any, come first, under the key ``""``.
         """
-        left = np.setdiff1d(self._hashes, np.fromiter(matched, np.int64, len(matched)))
-        groups = [(number, key, prompts) for digest in left.tolist() for key, (number, prompts) in self._at(digest)]
-        groups.sort()
-        return [("", self.nameless)] * bool(self.nameless) + [(key, prompts) for _, key, prompts in groups]
+        left = ~np.isin(self._hashes, np.fromiter(matched, np.int64, len(matched)))
+        rows = self._table.filter(pa.array(left)).sort_by("number").to_pylist()
+        nameless = [("", self.nameless)] if self.nameless else []
+        return nameless + list(self._by_key(rows).items())
 
-    def _at(self, digest: int) -> Iterator[tuple[str, tuple[int, list[RawPrompt]]]]:
-        """Yield the keys of a hash (one, unless two collide), each with its first number and its prompts."""
+    def _at(self, digest: int) -> dict[str, list[RawPrompt]]:
+        """Return keys and prompts of a hash: one key, unless two collide."""
         start, stop = (int(np.searchsorted(self._hashes, digest, side)) for side in ("left", "right"))
-        rows = self._table.slice(start, stop - start).to_pylist()
-        for key in dict.fromkeys(row["key"] for row in rows):
-            mine = [row for row in rows if row["key"] == key]
-            prompts = [_raw(self._place, row["number"], json.loads(row["content"]), row["fault"]) for row in mine]
-            yield key, (mine[0]["number"], prompts)
+        return self._by_key(self._table.slice(start, stop - start).to_pylist())
+
+    def _by_key(self, rows: list[dict[str, Any]]) -> dict[str, list[RawPrompt]]:
+        found: dict[str, list[RawPrompt]] = {}
+        for row in rows:
+            raw = _raw(self._place, row["number"], json.loads(row["content"]), row["fault"])
+            found.setdefault(row["key"], []).append(raw)
+        return found
 
     def _names(self, key: str, path: str) -> Iterable[str]:
         name = posixpath.basename(path)
         stem = posixpath.splitext(name)[0]
         if self._numeric:
-            return [str(int(stem))] if stem.isdecimal() else []
+            return [stem.lstrip("0") or "0"] if stem.isdecimal() else []
         return dict.fromkeys((key, path, posixpath.splitext(path)[0], name, stem))
 
 

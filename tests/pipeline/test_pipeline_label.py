@@ -3,18 +3,22 @@
 import hashlib
 import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.config import LabelConfig, load_config
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.label import label, plan
 from pipeline.runs import read_records
+from pipeline.stages.matte import MatteImages
 from support import zoo
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -214,3 +218,27 @@ def test_s3_to_s3(s3_server: str, tmp_path: Path) -> None:
     (record, *_) = [r for r in read_records("s3://label-whole/runs/1").to_pylist() if r["status"] == "ok"]
     assert record["image_uri"].startswith("s3://label-whole/shards/")
     assert np.asarray(Image.open(io.BytesIO(record["alpha"]["bytes"]))).dtype == np.uint8
+
+
+class Dying(MatteImages):
+    """Ends its process on one image, as a crash in native code would."""
+
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        if "plain" in rows["image_key"].to_pylist():
+            os._exit(1)
+        return super().__call__(rows)
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_actors_stops_the_job_instead_of_killing_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo.write_tars(tmp_path / "corpus", zoo.zoo())
+    settings = config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run", "workers.images_per_block=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.matte.MatteImages", Dying)
+        with pytest.raises(PipelineError, match="the same command continues it"):
+            label(settings)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+    assert label(settings).complete  # once whatever was wrong with the image is mended
+    assert outcome(tmp_path / "run") == zoo.expected(zoo.zoo())
