@@ -235,7 +235,7 @@ class SDMatte:
         """
         pixels = decode_image(image).pixels
         self.check(prompt, pixels.shape[1], pixels.shape[0])
-        return quantise(self.matte([(self.encode([pixels])[0], prompt)])[0], dtype)
+        return self._stored(self.matte([(self.encode([pixels])[0], prompt)])[0], dtype)
 
     def predict(
         self,
@@ -259,7 +259,7 @@ class SDMatte:
         Raises:
             ImageError: An image can't be read; the message says which.
             PromptError: A prompt does not fit its image or the model; the message says which.
-            SDMatteError: ``batch_size`` is less than 1.
+            SDMatteError: ``batch_size`` is less than 1, or an alpha is NaN.
         """
         if batch_size < 1:
             raise SDMatteError(f"batch_size is {batch_size}, expected at least 1")
@@ -275,7 +275,7 @@ class SDMatte:
             flat = [(image, prompt) for image, mine in zip(encoded, wanted, strict=True) for prompt in mine]
             found = iter(
                 [
-                    quantise(alpha, dtype)
+                    self._stored(alpha, dtype)
                     for at in range(0, len(flat), batch_size)
                     for alpha in self.matte(flat[at : at + batch_size])
                 ]
@@ -329,10 +329,9 @@ class SDMatte:
             objects: Encoded images with one checked prompt each (see :meth:`check`).
 
         Returns:
-            ``(H, W)`` float32 alphas in [0, 1] at the size of the upright images, in order.
-
-        Raises:
-            SDMatteError: The result is not finite (overflow in half precision, or broken weights).
+            ``(H, W)`` float32 alphas in [0, 1] at the size of the upright images, in order. NaN where the computation
+            overflowed (half precision, broken weights): the caller decides what becomes of such an object;
+            :meth:`predict` raises.
         """
         alphas: dict[int, NDArray[np.float32]] = {}
         with exact_float32(self.device, self._dtype):
@@ -353,13 +352,16 @@ class SDMatte:
             self._text,
             torch.tensor([each.masks_attention for each in maps], device=self.device),
         )
-        alpha = np.asarray(self._network.decode(latent)[:, 0].float().cpu().numpy())
-        if not np.isfinite(alpha).all():  # or NaN would pass as 0 in an 8-bit alpha
+        return np.asarray(self._network.decode(latent)[:, 0].float().cpu().numpy())
+
+    def _stored(self, alpha: NDArray[np.float32], dtype: AlphaType) -> NDArray[Any]:
+        """Return an alpha in its stored type; NaN would pass as 0 in 8 bits."""
+        if not np.isfinite(alpha).all():
             raise SDMatteError(
                 f"{self.name} computed NaN in {self.precision}; use precision='float32', and if that does not help, "
                 "check the weights"
             )
-        return alpha
+        return quantise(alpha, dtype)
 
     def _coordinates(self, maps: Sequence[PromptMap]) -> CoordinateFeatures:
         unet = self._network.unet

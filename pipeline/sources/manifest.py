@@ -40,7 +40,6 @@ from pipeline.storage import FileInfo, RefusedError, open_stream, public_uri, re
 _JSONL = (".jsonl", ".ndjson")
 _PARQUET = (".parquet", ".pq")
 _COLUMNS = ("image", "key", "prompts")
-_BUFFER = 2**20
 _BROKEN = (pa.ArrowException, OSError, EOFError, TransientError, RefusedError)
 
 
@@ -169,7 +168,7 @@ class ManifestSource:
     @contextmanager
     def _open_parquet(self, uri: str) -> Iterator[pq.ParquetFile]:
         with open_stream(uri, retries=self._config.workers.retries) as stream:
-            yield pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
+            yield pq.ParquetFile(stream, pre_buffer=False)  # pre-buffering would hold several row groups
 
     def _sample(self, spec: dict[str, Any], row: _Row, where: str, occurrence: int) -> Sample:
         manifest = spec["uri"]

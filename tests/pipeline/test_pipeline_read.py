@@ -1,18 +1,24 @@
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.config import LabelConfig
+from pipeline.errors import BadInputError
 from pipeline.ids import id_sum, image_id, key_hash, record_id
 from pipeline.prompt_files import load_prompt_index
+from pipeline.prompts import parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
-from pipeline.sources import make_source
+from pipeline.sources import base, make_source
 from pipeline.stages import read
 from pipeline.stages.read import PLAN, ReadShards, plan_table, unmatched_rows
-from support.corpora import BOX, image, lines, read_rows, reading_config, tar
+from support.corpora import BOX, codes, image, lines, read_rows, reading_config, tar
 
 POINTS = {"points": [[3, 4]]}
 
@@ -310,7 +316,7 @@ def test_all_sources_make_the_same_of_the_same_photos(tmp_path, kind):
         path = path / "m.jsonl"
         path.write_bytes(lines({"image": "a.png", "prompts": prompts}, {"image": "b.png"}, {"image": "c.png"}))
     rows = read_rows(reading_config(kind, path))
-    assert [codes for _, codes in sorted(outcome(rows))] == [
+    assert [found for _, found in sorted(outcome(rows))] == [
         [None, None, "prompt_out_of_frame"],
         ["prompt_missing"],
         ["image_unsupported"],
@@ -318,3 +324,41 @@ def test_all_sources_make_the_same_of_the_same_photos(tmp_path, kind):
     assert sum(row["ledger"]["records"] for row in rows if row["ledger"]) == 5
     assert Counter(ids(rows)).most_common(1)[0][1] == 1
     pa.Table.from_pylist(rows, IMAGE_ROWS).validate(full=True)
+
+
+# --- documentation ---------------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def code_blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def test_the_documented_prompts_are_prompts(tmp_path):
+    (native,) = code_blocks("prompts.md", "json")
+    (tmp_path / "p.jsonl").write_text(native)
+    config = reading_config("folder", tmp_path, prompts={"kind": "jsonl", "path": str(tmp_path / "p.jsonl")})
+    index = load_prompt_index(config)
+    assert not index.nameless
+    raws = [raw for key in ("cats/0001.jpg", "glass/7.png") for raw in index.lookup(key).prompts]
+    prompts = [parse_prompt(raw, 0) for raw in raws]
+    assert [(prompt["kind"], prompt["error_code"]) for prompt in prompts] == [
+        ("box", None),
+        ("points", None),
+        ("mask", None),
+    ]
+    (manifest,) = code_blocks("inputs.md", "json")
+    assert all(json.loads(line)["image"] for line in manifest.splitlines())
+
+
+def test_the_documented_source_is_a_source(tmp_path):
+    (example,) = code_blocks("inputs.md", "python")
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(b"1")
+    names = {"BadInputError": BadInputError, "Iterator": Iterator, "LabelConfig": LabelConfig, "fetch": base.fetch}
+    names |= {"Sample": base.Sample, "Shard": base.Shard, "image_id": image_id}
+    exec(example.replace("s3://bucket", str(tmp_path)).replace("b.jpg", "gone.jpg"), names)
+    source = names["ListSource"](reading_config("folder", tmp_path))
+    (shard,) = source.shards()
+    assert [code for _, code in codes(source.read(shard))] == [None, "image_missing"]

@@ -1,15 +1,16 @@
 import base64
 import json
+import os
 
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage_faults
-from pipeline.errors import BadInputError, ConfigurationError
+from pipeline import storage, storage_faults
+from pipeline.errors import BadInputError, ConfigurationError, TransientError
 from pipeline.ids import image_id
-from pipeline.sources import make_source
+from pipeline.sources import make_source, manifest
 from pipeline.sources.references import resolve
 from support.corpora import BOX, codes, lines, reading_config, samples
 
@@ -290,18 +291,44 @@ def test_damaged_parquet_is_an_unreadable_shard(tmp_path):
     assert codes(source.read(shard)) == [("", "shard_unreadable")]
 
 
+def test_a_store_that_fails_midway_is_an_unreadable_shard(tmp_path, monkeypatch):
+    table = pa.table({"image": [os.urandom(100_000) for _ in range(100)], "key": [str(n) for n in range(100)]})
+    pq.write_table(table, tmp_path / "m.parquet", row_group_size=20, compression="none", use_dictionary=False)
+    source = make_source(reading_config("manifest", tmp_path / "m.parquet"))
+    shards = source.shards()
+    opened = storage.open_stream
+
+    def failing(uri, **options):
+        stream = opened(uri, **options)
+        read = stream.raw.readinto
+
+        def readinto(buffer):
+            if 4_200_000 < stream.raw.tell() < 9_000_000:
+                raise TransientError("timeout")
+            return read(buffer)
+
+        stream.raw.readinto = readinto
+        return stream
+
+    monkeypatch.setattr(manifest, "open_stream", failing)
+    found = [list(source.read(shard)) for shard in shards]
+    assert [len(samples) for samples in found[:2]] == [20, 20]
+    assert codes(found[2]) == [("", "shard_unreadable")]
+    assert "timeout" in str(found[2][0].error)
+
+
 def test_large_manifests_are_planned_in_bounded_memory(tmp_path):
     import tracemalloc
 
-    padding = "x" * 500
+    padding = "x" * 2000
     with (tmp_path / "m.jsonl").open("w") as file:
-        file.writelines(json.dumps({"image": f"{n}.jpg", "caption": padding}) + "\n" for n in range(40_000))
+        file.writelines(json.dumps({"image": f"{n}.jpg", "caption": padding}) + "\n" for n in range(10_000))
     source = make_source(reading_config("manifest", tmp_path / "m.jsonl"))
     tracemalloc.start()
     shards = source.shards()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(shards) == 625
+    assert len(shards) == 157
     assert peak < 8_000_000  # of 21 MB
 
 

@@ -202,6 +202,18 @@ def test_missing_credentials(memory, monkeypatch):
         storage.read_bytes("memory://b/k", retries=0)
 
 
+def test_a_refused_head_is_explained_by_a_get(memory, monkeypatch):
+    head = Flaky(None, *[client_error("403", 403)] * 9)
+    get = Flaky(None, *[client_error("ExpiredToken", 400)] * 9)
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda self, *a, **k: head())
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda self, *a, **k: head())
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, *a, **k: get())
+    for call in (storage.open_stream, storage.file_info, storage.list_files):
+        with pytest.raises(ConfigurationError, match="renew"):
+            call("memory://b/k")
+    assert (head.calls, get.calls) == (3, 3)  # nothing of this is retried
+
+
 def test_errors_of_the_program_stay_what_they_are(memory, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, *a, **k: (_ for _ in ()).throw(TypeError("bug")))
     with pytest.raises(TypeError, match="bug"):
