@@ -32,8 +32,8 @@ class InputConfig(_Section):
     max_pixels: int = Field(default=100_000_000, gt=0)
     """Images with more pixels become error records (unit: pixel)."""
     images_per_shard: int = Field(default=64, gt=0)
-    """Folders and manifests are cut into shards of this many images; it is the unit of resuming. Do not change it
-    between runs that continue each other."""
+    """Folders and manifests are cut into shards of this many images (folders: on average, so that new files change
+    few shards); a shard is what one task reads, and what a resumed run skips."""
 
 
 class PromptsConfig(_Section):
