@@ -5,7 +5,8 @@
     ray job submit --working-dir . -- python jobs/label.py --config corpus.yaml
 
 The same command continues a run that was interrupted. Exit code 0: the run is complete, every input has exactly one
-record; 1: it is not; 2: the configuration, the input or the model must be changed first; 130: interrupted.
+record; 1: it is not; 2: the configuration, the input or the model must be changed first; 130: interrupted (Ctrl-C or
+SIGTERM).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from pipeline.config import load_config
     from pipeline.errors import ConfigurationError, PipelineError
-    from pipeline.label import label, plan
+    from pipeline.label import label
+    from pipeline.plan import plan
+    from pipeline.provenance import redact
 
     try:
         config = load_config(arguments.config, arguments.overrides)
@@ -40,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         summary = label(config)
     except ConfigurationError as error:
-        print(f"label: {error}", file=sys.stderr)
+        print(f"label: {redact(str(error))}", file=sys.stderr)
         return 2
     except PipelineError as error:
-        print(f"label: {error}", file=sys.stderr)
+        print(f"label: {redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("label: interrupted; the same command continues this run", file=sys.stderr)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.provenance import redact
 from sdmatte.errors import SDMatteError
 
 TASK_CPUS = 0.25
@@ -19,6 +25,22 @@ TASK_CPUS = 0.25
 
 BLOCK_BYTES = 8 * 2**20
 """Size of Ray's blocks: small ones reach the model soon, and lose little when a worker dies."""
+
+WAITING_SECONDS = 30.0
+"""Seconds between messages while the cluster has no room for the model yet."""
+
+
+@dataclass(frozen=True)
+class ActorResources:
+    """What an actor that holds the model reserves.
+
+    Attributes:
+        cpus: CPUs; also torch's threads, where the model computes on them.
+        gpus: GPUs; 0 where the model computes on CPUs.
+    """
+
+    cpus: float
+    gpus: float
 
 
 def cluster_address(config: LabelConfig) -> str | None:
@@ -28,7 +50,13 @@ def cluster_address(config: LabelConfig) -> str | None:
 
 @contextmanager
 def connected(config: LabelConfig) -> Iterator[None]:
-    """Connect to the configured Ray cluster, or start one on this machine and stop it at the end."""
+    """Connect to the configured Ray cluster, or start one on this machine and stop it at the end.
+
+    SIGTERM, which cluster managers send, interrupts like Ctrl-C meanwhile.
+
+    Raises:
+        ConfigurationError: There is no such cluster, it refuses us, or none can be started.
+    """
     # Before Ray is imported. Nothing of ours is to listen beyond this machine, or to phone home.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = cluster_address(config)
@@ -39,31 +67,61 @@ def connected(config: LabelConfig) -> Iterator[None]:
     import ray.data
 
     started = not ray.is_initialized()
-    if started and address is not None:
-        ray.init(address=address, log_to_driver=False)
-    elif started:
-        needed = config.workers.actors * config.workers.cpus_per_actor + 2 * TASK_CPUS
-        with _native_stderr_closed():
-            ray.init(
-                address="local",
-                num_cpus=max(round(config.workers.local_cpus or os.cpu_count() or 1), math.ceil(needed)),
-                object_store_memory=config.workers.object_store_mb * 10**6,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    if started:
+        _start(config, address)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = 0  # an errored block would drop all of its rows and report success
     context.execution_no_progress_timeout_s = -1  # waiting for a GPU may take hours
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns that the progress bars are off
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its tracebacks come as exceptions, too
     try:
-        yield
+        with _terminated_like_interrupted():
+            yield
     finally:
         if started:
             ray.shutdown()
+
+
+def _start(config: LabelConfig, address: str | None) -> None:
+    import ray
+
+    try:
+        if address is not None:
+            ray.init(address=address, log_to_driver=False)
+            return
+        with _native_stderr_closed():
+            ray.init(
+                address="local",
+                num_cpus=_local_cpus(config),
+                object_store_memory=config.workers.object_store_mb * 10**6,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except Exception as error:  # Ray raises whatever its start met, even bare Exception
+        reason = f"{type(error).__name__}: {redact(str(error))}"
+        if address is not None:
+            raise ConfigurationError(
+                f"no connection to the Ray cluster at {redact(address)} ({reason}); check workers.ray_address or "
+                "RAY_ADDRESS, and, where the cluster asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH"
+            ) from error
+        raise ConfigurationError(
+            f"Ray did not start on this machine ({reason}); look for free memory and space in /tmp and /dev/shm, "
+            "lower workers.object_store_mb, or try again on a less busy machine"
+        ) from error
+
+
+def _cpus() -> int:
+    """Return the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local_cpus(config: LabelConfig) -> int:
+    """Return the CPUs to tell a Ray of our own: at least what the run needs, or it would wait for ever."""
+    needed = config.workers.actors * (config.workers.cpus_per_actor or 1) + 2 * TASK_CPUS
+    return max(config.workers.local_cpus or _cpus(), math.ceil(needed))
 
 
 @contextmanager
@@ -81,14 +139,62 @@ def _native_stderr_closed() -> Iterator[None]:
             os.close(kept)
 
 
-def gpus_per_actor(config: LabelConfig) -> float:
-    """Return the GPUs that each actor reserves on the connected cluster; 0 where the model computes on CPUs."""
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM; Ray's own handler would abort with a dump."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def actor_resources(config: LabelConfig) -> ActorResources:
+    """Return what each actor reserves on the connected cluster.
+
+    Raises:
+        ConfigurationError: This machine's own Ray can never give that much. A given cluster may grow.
+    """
     import ray
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if config.model.device == "cpu" or (config.model.device == "auto" and not gpus):
-        return 0.0
-    return config.workers.gpus_per_actor
+    workers = config.workers
+    there = ray.cluster_resources()
+    on_gpu = config.model.device == "cuda" or (config.model.device == "auto" and there.get("GPU", 0) > 0)
+    gpus = workers.gpus_per_actor if on_gpu else 0.0
+    local = cluster_address(config) is None
+    if local and workers.actors * gpus > there.get("GPU", 0):
+        raise ConfigurationError(
+            f"workers.actors={workers.actors} with {gpus:g} GPU(s) each need more than the {there.get('GPU', 0):g} "
+            "GPU(s) that Ray sees on this machine; lower them, set model.device=cpu, or name a cluster"
+        )
+    cpus = workers.cpus_per_actor
+    if cpus is None:  # a model on CPUs takes them all where they are ours
+        cpus = max(1.0, _cpus() // workers.actors) if local and not on_gpu else 1.0
+        cpus = min(cpus, max(1.0, (there.get("CPU", 1) - 2 * TASK_CPUS) / workers.actors))
+    return ActorResources(cpus, gpus)
+
+
+def wait_for(result: Any, resources: ActorResources) -> Any:
+    """Return a task's result; say so from time to time while the cluster has no room for it."""
+    import ray
+
+    while True:
+        ready, _ = ray.wait([result], timeout=WAITING_SECONDS)
+        if ready:
+            return ray.get(result)
+        there = ray.available_resources()
+        sys.stderr.write(
+            f"still loading the model, or waiting for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on one node "
+            f"for it; the cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs free\n"
+        )
+        sys.stderr.flush()
 
 
 @contextmanager
@@ -98,23 +204,34 @@ def faults_named() -> Iterator[None]:
 
     try:
         yield
-    except (PipelineError, KeyboardInterrupt):
-        raise
-    except ray.exceptions.RayError as error:
+    except Exception as error:
         cause = _own_cause(error)
+        if cause is error:
+            raise
         if isinstance(cause, SDMatteError):
             raise ConfigurationError(f"the model can't be used: {cause}") from None
         if cause is not None:
             raise cause from None
-        raise PipelineError(
-            f"the run stopped: {error}\nWhat it committed stays; the same command continues it"
-        ) from error
+        if isinstance(error, ray.exceptions.RayError):
+            root = list(_causes(error))[-1]
+            reason = " ".join(str(root).split()) if isinstance(root, ray.exceptions.RayError) else repr(root)
+            raise PipelineError(f"the run stopped: {reason}") from error
+        raise
 
 
 def _own_cause(error: BaseException) -> PipelineError | SDMatteError | None:
+    """Find an exception of ours in what Ray wraps around it: its own classes, or a mixture of them with ours."""
+    import ray
+
+    for cause in _causes(error):
+        if isinstance(cause, (PipelineError, SDMatteError)) and not isinstance(cause, ray.exceptions.RayError):
+            return cause
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what caused it, the root last."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, (PipelineError, SDMatteError)) and not hasattr(seen, "traceback_str"):
-            return seen
+        yield seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    return None

@@ -127,14 +127,15 @@ def _native(annotation: dict[str, Any], label: str | None) -> tuple[dict[str, An
         "score": annotation.get("score"),
     }
     content = {name: value for name, value in content.items() if value is not None}
-    if (bbox := annotation.get("bbox")) is not None:
+    bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+    if bbox is not None and not (bbox == [] and segmentation):  # tools that export masks alone leave an empty bbox
         try:
             x, y, width, height = bbox
             return content | {"box": [x, y, x + width, y + height]}, None
         except (TypeError, ValueError, OverflowError):
             fault = f"bbox must be four numbers [x, y, width, height], got {reprlib.repr(bbox)}"
             return content | {"bbox": bbox}, fault
-    match annotation.get("segmentation"):
+    match segmentation:
         case list() as polygons:
             return content | {"mask": {"polygon": polygons}}, None
         case dict() as run_lengths:

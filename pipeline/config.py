@@ -10,11 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigurationError
+from pipeline.provenance import redact
+from pipeline.storage import NotFoundError, public_uri, read_bytes
+from pipeline.storage_faults import check_url
 
 
 class _Section(BaseModel):
@@ -102,8 +104,9 @@ class WorkersConfig(_Section):
 
     actors: int = Field(default=1, gt=0)
     """Processes that hold the model."""
-    cpus_per_actor: float = Field(default=1.0, gt=0)
-    """CPUs that each of them reserves."""
+    cpus_per_actor: float | None = Field(default=None, gt=0)
+    """CPUs that each of them reserves, and computes on where there is no GPU. Default: 1 on a cluster or beside a GPU,
+    else an even share of this machine."""
     gpus_per_actor: float = Field(default=1.0, gt=0)
     """GPUs that each of them reserves, where the device is `cuda`."""
     readers: int = Field(default=2, gt=0)
@@ -111,8 +114,9 @@ class WorkersConfig(_Section):
     images_per_block: int = Field(default=8, gt=0)
     """Images handed to an actor at a time."""
     ray_address: str | None = None
-    """Cluster to use; default the one of the environment (`RAY_ADDRESS`, as in `ray job submit`), else a local one."""
-    local_cpus: float | None = None
+    """Cluster to use; default the one of the environment (`RAY_ADDRESS`, as in `ray job submit`), else a local one.
+    This package must be installed on its nodes, see docs/cluster.md."""
+    local_cpus: int | None = Field(default=None, gt=0)
     """CPUs of a local Ray instance; default the machine's."""
     object_store_mb: int = Field(default=512, gt=0)
     """Object store of a local Ray instance (unit: MB)."""
@@ -129,10 +133,26 @@ class LabelConfig(_Section):
     output: OutputConfig
     workers: WorkersConfig = WorkersConfig()
 
+    @model_validator(mode="after")
+    def _urls_are_usable(self) -> LabelConfig:
+        """Raise ConfigurationError, which leaves as it is: pydantic's own error would print the keys in a URL."""
+        paths = self.input.path if isinstance(self.input.path, list) else [self.input.path]
+        named = [("input.path", path) for path in paths] + [("output.path", self.output.path)]
+        named += [("prompts.path", self.prompts.path or ""), ("prompts.coco_images", self.prompts.coco_images or "")]
+        for key, path in named:
+            try:
+                check_url(path)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{key}: {error}") from None
+        return self
+
     def matte_hash(self) -> str:
-        """Return 16 hexadecimal digits that change with every setting that changes mattes, and with nothing else."""
+        """Return 16 hexadecimal digits for the settings that change mattes.
+
+        The model's source counts by its name; the weights themselves are told apart by ``weights_sha256``.
+        """
         content = {
-            "model": self.model.model_dump(mode="json", exclude={"batch_size", "device"}),
+            "model": redact(self.model.model_dump(mode="json", exclude={"batch_size", "device"})),
             "alpha_bits": self.output.alpha_bits,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -156,49 +176,49 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> LabelConfig:
     Raises:
         ConfigurationError: The file can't be read or parsed, a key is unknown, or a value is refused; all the faults
             of a file are named at once.
+        TransientError: The file's store failed repeatedly.
     """
     tree: dict[str, Any] = _read_yaml(path) if path else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigurationError(f"override {override!r} is not of the form section.key=value")
-        _assign(tree, key.split("."), _parse(text, override), override)
+            raise ConfigurationError(f"override {public_uri(override)!r} is not of the form section.key=value")
+        _assign(tree, key.split("."), _parse(text, f"the value of {public_uri(override)!r}"), override)
     try:
-        return LabelConfig.model_validate(tree)
+        return LabelConfig.model_validate({name: section for name, section in tree.items() if section is not None})
     except ValidationError as error:
         faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        name = f" {public_uri(path)}" if path else ""
         raise ConfigurationError(
-            f"the configuration{f' {path}' if path else ''} has {error.error_count()} fault(s):\n{faults}\n"
+            f"the configuration{name} has {error.error_count()} fault(s):\n{faults}\n"
             "All keys are described in docs/configuration.md"
         ) from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
-    except OSError as error:
-        raise ConfigurationError(f"can't read the configuration {path}: {error}") from None
+        content = read_bytes(path)
+    except (ConfigurationError, NotFoundError) as error:
+        raise ConfigurationError(f"the configuration: {error}") from None
+    tree = _parse(content, public_uri(path))
     if not isinstance(tree, dict):
         raise ConfigurationError(
-            f"{path} must hold a mapping with the sections input, prompts, model, output, workers"
+            f"{public_uri(path)} must hold a mapping with the sections input, prompts, model, output, workers"
         )
     return tree
 
 
-def _parse(text: str, override: str) -> Any:
+def _parse(content: bytes | str, name: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"the value of {override!r} is not valid YAML: {error}") from None
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-99-99
+        raise ConfigurationError(f"{name} is not valid YAML in UTF-8: {public_uri(str(error))}") from None
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
-        branch = tree.setdefault(key, {})
+        branch = tree[key] = {} if tree.get(key) is None else tree[key]  # an empty section is null in YAML
         if not isinstance(branch, dict):
-            raise ConfigurationError(f"override {override!r} goes through {key!r}, which is not a section")
+            raise ConfigurationError(f"override {public_uri(override)!r} goes through {key!r}, which is not a section")
         tree = branch
     tree[keys[-1]] = value

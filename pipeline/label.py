@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
-import yaml
+import pyarrow.compute as pc
 
-from pipeline.cluster import TASK_CPUS, cluster_address, connected, faults_named, gpus_per_actor
+from pipeline.cluster import (
+    TASK_CPUS,
+    ActorResources,
+    actor_resources,
+    cluster_address,
+    connected,
+    faults_named,
+    wait_for,
+)
 from pipeline.commits import Committed, write_part
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.plan import check_paths
 from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressBoard, ProgressDisplay, Reporter
 from pipeline.prompt_files import PromptIndex, load_prompt_index
 from pipeline.provenance import ModelIdentity, redact
@@ -31,29 +40,13 @@ from sdmatte.errors import SDMatteError
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""
 
+IMAGES_NAMED = 20
+"""Images named in the message about a crash."""
+
 MODEL_RETRIES = 2
 """How often a block is given to another actor when its actor dies; then the job stops rather than dying for ever."""
 
 _log = logging.getLogger(__name__)
-
-
-def plan(config: LabelConfig) -> str:
-    """Return what a run would do, for people; reads listings and headers, starts nothing.
-
-    Raises:
-        ConfigurationError: The input, the prompts or the output can't be used as configured.
-    """
-    shards = make_source(config).shards()
-    index = load_prompt_index(config)
-    listed = [shard.name for shard in shards]
-    lines = [
-        yaml.safe_dump(redact(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True).rstrip(),
-        "",
-        f"shards    {len(listed)}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}",
-        f"prompts   {'beside the images' if index is None else f'{len(index)} keys in {redact(config.prompts.path)}'}",
-        f"output    {redact(config.output.path)}: {_output_state(config)}",
-    ]
-    return "\n".join(lines)
 
 
 def label(config: LabelConfig) -> Summary:
@@ -67,34 +60,46 @@ def label(config: LabelConfig) -> Summary:
         PipelineError: The run stopped; what it committed stays, and the same command continues it.
     """
     start = time.monotonic()
+    check_paths(config)
     shards = make_source(config).shards()
+    names = [shard.name for shard in shards]
+    run = RunDirectory.find(config)
+    if run is not None and run.succeeded:
+        return _already(run, names, start)
     index = load_prompt_index(config)
     with connected(config):
-        gpus = gpus_per_actor(config)
-        model = _probe_model(config, gpus)
+        resources = actor_resources(config)
+        model = _probe_model(config, resources)
         try:
             run = RunDirectory.open_or_create(config, model)
-        except AlreadyComplete as done:
-            reconciliation = done.run.reconcile(shard.name for shard in shards)
-            if not reconciliation.complete:
-                raise ConfigurationError(
-                    f"{done}, but the input is no longer what it was then: {reconciliation.faults[0]}\n"
-                    "Label the present input under a new output.path"
-                ) from None
-            return Summary(done.run, reconciliation, seconds=time.monotonic() - start, already=True)
+        except AlreadyComplete as done:  # by another job, meanwhile
+            return _already(done.run, names, start)
         committed = run.committed()
         before = sum(len(shard.record_ids) for shard in committed.values())
         try:
-            _execute(config, run, shards, committed, index, gpus)
+            faults = _execute(config, run, shards, committed, index, resources)
             _commit_unmatched(config, run, shards, index, model)
-            reconciliation = run.reconcile(shard.name for shard in shards)
-            report = _report(run, reconciliation) if reconciliation.complete else None
+            reconciliation = run.reconcile(names)
+            report = _report(run, reconciliation)
             run.finish(reconciliation)
         except BaseException as error:
-            with suppress(PipelineError):  # the store may be what failed
+            try:
                 run.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+            except PipelineError as second:  # the store may be what failed
+                _log.error("run.json could not be updated: %s", second)  # the first fault is raised
             raise
-    return Summary(run, reconciliation, seconds=time.monotonic() - start, before=before, report=report)
+    notes = (*faults, *_commonest_error(run, reconciliation))
+    return Summary(run, reconciliation, time.monotonic() - start, before=before, report=report, notes=notes)
+
+
+def _already(run: RunDirectory, names: Sequence[str], start: float) -> Summary:
+    reconciliation = run.reconcile(names)
+    if not reconciliation.complete:
+        raise ConfigurationError(
+            f"{redact(run.path)} is complete since {run.info['finished_at']}, but the input is no longer what it was "
+            f"then: {reconciliation.faults[0]}\nLabel the present input under a new output.path"
+        )
+    return Summary(run, reconciliation, time.monotonic() - start, already=True)
 
 
 def _execute(
@@ -103,9 +108,9 @@ def _execute(
     shards: list[Shard],
     committed: Mapping[str, Committed],
     index: PromptIndex | None,
-    gpus: float,
-) -> None:
-    """Read, matte and commit all shards that aren't finished."""
+    resources: ActorResources,
+) -> list[str]:
+    """Read, matte and commit all shards that aren't finished; return the faults of storage that left some unread."""
     import ray
 
     from pipeline.sink import CommitSink
@@ -113,39 +118,51 @@ def _execute(
 
     pending = [shard for shard in shards if shard.name not in committed or not committed[shard.name].finished]
     if not pending:
-        return
+        return []
     rows = plan_table(pending, {name: shard.done for name, shard in committed.items()})
     size = -(-len(pending) // MAX_READ_TASKS)
     board = ray.remote(ProgressBoard).options(num_cpus=0).remote()
     reporter = Reporter(board)
     workers = config.workers
-    with warnings.catch_warnings(), ProgressDisplay(board, len(pending)), faults_named():
-        # Named parameters for retries don't exist in the Ray that pyproject.toml pins.
-        warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
-        (
-            ray.data.from_arrow([rows.slice(at, size) for at in range(0, len(pending), size)])
-            .map_batches(
-                _Read(config, None if index is None else ray.put(index), reporter),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.TaskPoolStrategy(size=workers.readers),
-                num_cpus=TASK_CPUS,
+    blocks = [rows.slice(at, size) for at in range(0, len(pending), size)]
+    try:
+        with warnings.catch_warnings(), ProgressDisplay(board, len(pending)), faults_named():
+            # There is no other way to say how often a task is repeated; pyproject.toml pins a Ray that still has it.
+            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
+            (
+                ray.data.from_arrow(blocks)
+                .map_batches(
+                    _Read(config, None if index is None else ray.put(index), reporter),
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    compute=ray.data.TaskPoolStrategy(size=min(workers.readers, len(blocks))),
+                    num_cpus=TASK_CPUS,
+                )
+                .map_batches(
+                    MatteImages,
+                    fn_constructor_args=(config, run.run_id, None, reporter, max(1, round(resources.cpus))),
+                    batch_size=workers.images_per_block,
+                    batch_format="pyarrow",
+                    compute=ray.data.ActorPoolStrategy(size=workers.actors),
+                    num_cpus=resources.cpus,
+                    num_gpus=resources.gpus or None,
+                    ray_remote_args_fn=_actor_options,
+                )
+                .write_datasink(
+                    CommitSink(run.path, config.output.records_per_file, workers.retries),
+                    ray_remote_args={"num_cpus": TASK_CPUS},
+                )
             )
-            .map_batches(
-                MatteImages,
-                fn_constructor_args=(config, run.run_id, None, reporter),
-                batch_size=workers.images_per_block,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=workers.actors),
-                num_cpus=workers.cpus_per_actor,
-                num_gpus=gpus or None,
-                ray_remote_args_fn=_actor_options,
-            )
-            .write_datasink(
-                CommitSink(run.path, config.output.records_per_file, workers.retries),
-                ray_remote_args={"num_cpus": TASK_CPUS},
-            )
-        )
+    except PipelineError as error:
+        held = ray.get(board.held.remote())
+        if held and isinstance(error.__cause__, ray.exceptions.RayActorError):
+            raise PipelineError(
+                f"{error}\nIn hand when it stopped, one of them may be what crashes the model's process: "
+                f"{', '.join(held[:IMAGES_NAMED])}\nWhat was committed stays; the same command continues the run"
+            ) from error
+        raise
+    faults: list[str] = ray.get(board.faults.remote())
+    return faults
 
 
 def _actor_options() -> dict[str, int]:
@@ -165,9 +182,9 @@ class _Read:
 
         index = None if self._index is None else ray.get(self._index)
         for table in ReadShards(self._config, index)(batch):
-            images = table.filter(table["ledger"].is_null())
-            objects = sum(len(prompts) for prompts in images["prompts"].to_pylist())
-            self._progress({IMAGES: len(images), OBJECTS: objects, SHARDS: len(table) - len(images)})
+            shards = len(table) - table["ledger"].null_count
+            objects = pc.sum(pc.list_value_length(table["prompts"])).as_py() or 0
+            self._progress({IMAGES: len(table) - shards, OBJECTS: objects, SHARDS: shards})
             yield table
 
 
@@ -180,17 +197,21 @@ def _commit_unmatched(
     committed = run.committed()
     if any(shard.name not in committed or not committed[shard.name].ledgers for shard in shards):
         return
-    if UNMATCHED_PROMPTS in committed:
+    there = committed.get(UNMATCHED_PROMPTS)
+    if there is not None and there.finished:
         return
+    done = frozenset(there.record_ids.tolist() if there else ())
+    taken = there.commits if there else ()  # by an earlier job: not to be overwritten
+    stems = (stem for number in count() if (stem := f"part-unmatched-{number:06d}") not in taken)
     matched = {key for shard in committed.values() for ledger in shard.ledgers for key in ledger.matched}
-    rows = unmatched_rows(index, matched)
-    if rows is not None:
-        write_part(run.path, "part-unmatched", error_records(rows, config, run.run_id, model))
+    for rows, stem in zip(unmatched_rows(index, matched, done), stems, strict=False):
+        records = error_records(rows, config, run.run_id, model)
+        write_part(run.path, stem, records, retries=config.workers.retries)
 
 
-def _probe_model(config: LabelConfig, gpus: float) -> ModelIdentity:
-    """Load the model once where the actors will run: what is wrong with it shows before anything else starts."""
-    if not gpus and cluster_address(config) is None:
+def _probe_model(config: LabelConfig, resources: ActorResources) -> ModelIdentity:
+    """Matte one test image where the actors will run: what is wrong with the model shows before all else starts."""
+    if not resources.gpus and cluster_address(config) is None:
         try:
             return load_identity(config)  # in this process, which saves starting another
         except SDMatteError as error:
@@ -198,8 +219,8 @@ def _probe_model(config: LabelConfig, gpus: float) -> ModelIdentity:
     import ray
 
     with faults_named():
-        task = ray.remote(load_identity).options(num_cpus=config.workers.cpus_per_actor, num_gpus=gpus or None)
-        found: ModelIdentity = ray.get(task.remote(config))
+        task = ray.remote(load_identity).options(num_cpus=resources.cpus, num_gpus=resources.gpus or None)
+        found: ModelIdentity = wait_for(task.remote(config), resources)
     return found
 
 
@@ -212,10 +233,12 @@ def _report(run: RunDirectory, reconciliation: Reconciliation) -> str | None:
         return None
 
 
-def _output_state(config: LabelConfig) -> str:
-    try:
-        run = RunDirectory.open(config.output.path)
-    except ConfigurationError:
-        return "a new run"
-    finished = len(run.finished_shards())
-    return "complete, nothing to do" if run.succeeded else f"run {run.run_id} goes on; {finished} shards are finished"
+def _commonest_error(run: RunDirectory, reconciliation: Reconciliation) -> list[str]:
+    """Return the commonest error code with one of its messages, which often says what to change for all of them."""
+    if not reconciliation.by_code:
+        return []
+    code = max(reconciliation.by_code, key=reconciliation.by_code.__getitem__)
+    rows = run.dataset().head(1, columns=["error_message"], filter=pc.field("error_code") == code, batch_size=1024)
+    message = rows["error_message"].to_pylist()[0] if len(rows) else ""
+    head = "no object is ok; " if not reconciliation.by_status.get("ok") else ""
+    return [f"{head}{code}, {reconciliation.by_code[code]:,} times, for example: {message}"]

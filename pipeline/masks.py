@@ -30,6 +30,9 @@ MaskLoader = Callable[[str], bytes]
 MAX_VERTICES = 100_000
 """Vertices of the polygons of one mask."""
 
+MAX_PIXELS = 2**30
+"""Pixels of a PNG where the image's own size isn't at hand; more would take gigabytes."""
+
 _FORMS = 'a file name, {"png": base64}, {"size": [h, w], "counts": ...} or {"polygon": [[x, y, x, y, ...], ...]}'
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FARTHEST = 1e9  # pixels from the image; no drawing tool goes there
@@ -82,23 +85,48 @@ def encode_mask(inside: NDArray[np.bool_]) -> bytes:
 def from_png(data: bytes, width: int, height: int) -> NDArray[np.bool_]:
     """Decode a PNG: inside where its one channel is at least half (non-zero if there are only 0 and 1).
 
-    Of several channels the alpha counts, unless it is opaque throughout: then the brightest colour.
-
     Raises:
         BadInputError: ``prompt_malformed`` or ``prompt_size_mismatch``.
     """
-    if not data.startswith(_PNG) or len(data) < 33 or data[12:16] != b"IHDR":
-        raise _malformed("the mask is not a PNG; save it as one")
-    _check_size(struct.unpack(">II", data[16:24]), width, height)
+    _check_size(_png_size(data), width, height)
+    try:
+        return Mask(decode_png(data, width * height)).binary()
+    except PromptError as error:
+        raise _malformed(str(error)) from None
+
+
+def decode_png(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Decode a PNG to one channel: of several the alpha, or, if that is opaque throughout, the brightest colour.
+
+    Args:
+        data: Of the file.
+        max_pixels: Limit on width x height, checked against the header before anything is decoded.
+
+    Returns:
+        ``(H, W)`` bool, uint8 or uint16.
+
+    Raises:
+        BadInputError: ``prompt_malformed``: no PNG, damaged, or too large. No other exception leaves for any bytes.
+    """
+    width, height = _png_size(data)
+    if width * height > max_pixels:
+        raise _malformed(
+            f"the mask has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller"
+        )
     try:
         with PngImageFile(BytesIO(data)) as image:  # not Image.open: its limit on pixels is not ours
             image.load()
-            pixels = _one_channel(image)
-        return Mask(pixels).binary()
-    except PromptError as error:
-        raise _malformed(str(error)) from None
+            return _one_channel(image)
     except Exception as error:  # Pillow raises nearly anything over damaged files
         raise _malformed(f"the mask's PNG is damaged ({error}); fetch it again") from error
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Return width and height, by the header."""
+    if not data.startswith(_PNG) or len(data) < 33 or data[12:16] != b"IHDR":
+        raise _malformed("the mask is not a PNG; save it as one")
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
 
 
 def _one_channel(image: Image.Image) -> NDArray[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 import threading
 import time
@@ -18,12 +20,16 @@ SHARDS, IMAGES, OBJECTS = "shards", "images", "objects"
 LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 
+_FAULTS_KEPT = 100
+
 
 class ProgressBoard:
     """A Ray actor that adds up what stages report; a retried block counts twice, so it informs and decides nothing."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._held: dict[str, list[str]] = {}
+        self._faults: list[str] = []
 
     def add(self, counts: dict[str, int]) -> None:
         """Add counts, such as ``{"ok": 3, "image_corrupt": 1}`` or ``{"shards": 1}``."""
@@ -32,6 +38,23 @@ class ProgressBoard:
     def read(self) -> dict[str, int]:
         """Return the sums."""
         return dict(self._counts)
+
+    def hold(self, actor: str, images: list[str]) -> None:
+        """Note which images an actor has in hand; empty when it is done with them."""
+        self._held[actor] = images
+
+    def held(self) -> list[str]:
+        """Return the images in hand: where a run was stopped by a crash, the guilty one is among them."""
+        return [image for images in self._held.values() for image in images]
+
+    def fault(self, message: str) -> None:
+        """Note a fault of storage that leaves a shard unfinished."""
+        if len(self._faults) < _FAULTS_KEPT:
+            self._faults.append(message)
+
+    def faults(self) -> list[str]:
+        """Return the first faults that were noted."""
+        return self._faults
 
 
 class Reporter:
@@ -43,6 +66,14 @@ class Reporter:
     def __call__(self, counts: dict[str, int]) -> None:
         """Add ``counts`` to the board."""
         self._board.add.remote(counts)
+
+    def hold(self, images: list[str]) -> None:
+        """Note which images this process has in hand."""
+        self._board.hold.remote(f"{platform.node()} {os.getpid()}", images)
+
+    def fault(self, message: str) -> None:
+        """Note a fault of storage that leaves a shard unfinished."""
+        self._board.fault.remote(message)
 
 
 class ProgressDisplay:

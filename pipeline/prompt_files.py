@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.coco import read_coco
 from pipeline.config import LabelConfig
@@ -85,6 +88,11 @@ class PromptIndex:
             self.nameless,
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table, which workers share through Ray's object store."""
+        return int(self._table.nbytes)
+
     def __len__(self) -> int:
         return int(np.count_nonzero(np.diff(self._hashes))) + 1 if len(self._hashes) else 0
 
@@ -104,26 +112,39 @@ class PromptIndex:
                 return Found(digest, prompts)
         return None
 
-    def unmatched(self, matched: set[int]) -> list[tuple[str, list[RawPrompt]]]:
-        """Return keys and prompts that found no image, in the order of the file.
+    def unmatched(self, matched: AbstractSet[int]) -> Iterator[tuple[str, list[RawPrompt]]]:
+        """Yield keys and prompts that found no image, in the order of the file.
 
         Args:
             matched: Hashes of the keys that did (:attr:`Found.hash`).
 
-        Returns:
-            The nameless ones, if any, come first, under the key ``""``.
+        Yields:
+            Each key once, with all its prompts; the nameless ones, if any, come first, under the key ``""``.
         """
-        left = ~np.isin(self._hashes, np.fromiter(matched, np.int64, len(matched)))
-        rows = self._table.filter(pa.array(left)).sort_by("number").to_pylist()
-        nameless = [("", self.nameless)] if self.nameless else []
-        return nameless + list(self._by_key(rows).items())
+        if self.nameless:
+            yield "", self.nameless
+        left = np.flatnonzero(~np.isin(self._hashes, np.fromiter(matched, np.int64, len(matched))))
+        if not len(left):
+            return
+        hashes = self._hashes[left]
+        starts = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+        # Keys stand where their first line does; the table has those of equal hashes in the order of the file.
+        firsts = self._table["number"].to_numpy()[left[starts]]
+        order = np.argsort(np.repeat(firsts, np.diff(starts, append=len(left))), kind="stable")
+        rows = self._rows(left[order])
+        for _, group in groupby(rows, key=lambda row: row["hash"]):
+            yield from self._by_key(group).items()
+
+    def _rows(self, places: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(places), _BATCH):
+            yield from self._table.take(places[start : start + _BATCH]).to_pylist()
 
     def _at(self, digest: int) -> dict[str, list[RawPrompt]]:
         """Return keys and prompts of a hash: one key, unless two collide."""
         start, stop = (int(np.searchsorted(self._hashes, digest, side)) for side in ("left", "right"))
         return self._by_key(self._table.slice(start, stop - start).to_pylist())
 
-    def _by_key(self, rows: list[dict[str, Any]]) -> dict[str, list[RawPrompt]]:
+    def _by_key(self, rows: Iterable[dict[str, Any]]) -> dict[str, list[RawPrompt]]:
         found: dict[str, list[RawPrompt]] = {}
         for row in rows:
             raw = _raw(self._place, row["number"], json.loads(row["content"]), row["fault"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sdmatte
+from sdmatte.urls import redact as redact  # noqa: PLC0414 - the pipeline takes it from here
 
 LIBRARIES = (
     "diffusers",
@@ -28,11 +28,6 @@ LIBRARIES = (
 """Distributions that can change a matte or how it is stored."""
 
 _GIT_SECONDS = 10  # a working tree on a hanging network drive must not hold up the job
-
-# User and password in a URL, also where the password holds an @ or a slash; `host:8080/` is no user.
-_USER = re.compile(r"\b([a-zA-Z][\w+.-]*)://([^\s/]*@|[^\s/@:]*:(?!\d*/)[^\s@]*@)")
-# A query has name=value in it. A question mark without one is a wildcard: s3://bucket/shard-?.tar
-_QUERY = re.compile(r"(://[^\s?#]*)\?[^\s?#]*=[^\s]*")
 
 
 @dataclass(frozen=True)
@@ -94,30 +89,3 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def redact(value: Any) -> Any:
-    """Return a copy of JSON-plain data in which no URL carries user, password or query.
-
-    Presigned URLs carry their signature in the query. Text around a URL stays, so that messages can be redacted too;
-    so does what stands before the @ in Azure's `abfs://container@account...`, which is no user.
-
-    >>> redact({"path": ["https://me:secret@host/a.jsonl?sig=abc", "s3://bucket/shard-?.tar"]})
-    {'path': ['https://host/a.jsonl', 's3://bucket/shard-?.tar']}
-    """
-    match value:
-        case str():
-            return _QUERY.sub(r"\1", _USER.sub(_without_user, value))
-        case dict():
-            return {key: redact(part) for key, part in value.items()}
-        case list() | tuple():
-            return [redact(part) for part in value]
-        case _:
-            return value
-
-
-def _without_user(match: re.Match[str]) -> str:
-    scheme, user = match.groups()
-    if scheme.startswith(("abfs", "wasb")) and ":" not in user:
-        return match.group()
-    return f"{scheme}://"

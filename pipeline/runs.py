@@ -91,6 +91,27 @@ class RunDirectory:
                 files that are no run, or the store refuses access.
             TransientError: The store failed repeatedly.
         """
+        run = cls.find(config, model)
+        if run is None:
+            return cls._create(_absolute(config.output.path), config, model)
+        if run.succeeded:
+            raise AlreadyComplete(run)
+        run.resume()
+        return run
+
+    @classmethod
+    def find(cls, config: LabelConfig, model: ModelIdentity | None = None) -> Self | None:
+        """Return the run at `output.path` that a job would go on with; None where it would begin one.
+
+        Args:
+            config: The job's configuration.
+            model: The model it will use; by default the run's is not compared.
+
+        Raises:
+            ConfigurationError: A run of another configuration or model is there (the differences are named), or
+                files that are no run, or the store refuses access.
+            TransientError: The store failed repeatedly.
+        """
         path = _absolute(config.output.path)
         info = _read_info(path)
         if info is None:
@@ -98,13 +119,9 @@ class RunDirectory:
                 raise ConfigurationError(
                     f"{redact(path)} holds files, but no run.json: choose an empty or new folder as output.path"
                 )
-            return cls._create(path, config, model)
+            return None
         _refuse_differences(path, info, config, model)
-        run = cls(path, info, resumed=True)
-        if run.succeeded:
-            raise AlreadyComplete(run)
-        run._resume()
-        return run
+        return cls(path, info, resumed=True)
 
     @classmethod
     def _create(cls, path: str, config: LabelConfig, model: ModelIdentity) -> Self:
@@ -127,7 +144,8 @@ class RunDirectory:
         run._save()
         return run
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Note in `run.json` that another job goes on with the run."""
         code, libraries = code_version(), library_versions()
         if code != self.info["code"] or libraries != self.info["libraries"]:
             logger.warning(
@@ -272,7 +290,7 @@ def _read_info(path: str) -> dict[str, Any] | None:
     return info
 
 
-def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, model: ModelIdentity) -> None:
+def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, model: ModelIdentity | None) -> None:
     """Compare a run with a job that wants to go on with it."""
     try:
         identity = LabelConfig.model_validate(info["config"]).identity()
@@ -282,7 +300,7 @@ def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, mo
             f"{redact(path)} holds a run of another version of this program: choose another output.path"
         ) from None
     # Of the model as it was loaded, not its name: that follows from the settings.
-    loaded = {key: getattr(model, key) for key in used}
+    loaded = used if model is None else {key: getattr(model, key) for key in used}
     here = dict(_flat({**redact(config.identity()), "loaded model": loaded}))
     there = dict(_flat({**redact(identity), "loaded model": used}))
     differences = [

@@ -107,7 +107,7 @@ _COLUMNS = [
     _column("precision", pa.string(), "float32, bfloat16 or float16"),
     _column("input_height", pa.int32(), "Height of the model's input", "pixel"),
     _column("input_width", pa.int32(), "Width of the model's input", "pixel"),
-    _column("config_hash", pa.string(), "Hash of what determines the mattes: model, precision, sizes"),
+    _column("config_hash", pa.string(), "Hash of the settings that change mattes; the weights are in weights_sha256"),
     _column("labelled_at", pa.timestamp("ms", tz="UTC"), "When the matte was made"),
 ]
 

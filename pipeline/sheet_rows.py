@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,9 +22,12 @@ from PIL import Image
 from pipeline import storage
 from pipeline.commits import Committed
 from pipeline.contact_sheet import SheetRow, fit
-from pipeline.errors import PipelineError
+from pipeline.errors import BadInputError, PipelineError
+from pipeline.masks import decode_png
 from pipeline.provenance import redact
 from pipeline.runs import RunDirectory
+from pipeline.sources.base import max_bytes, too_large
+from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, tar_members
 from sdmatte.errors import SDMatteError
 from sdmatte.images import decode_image
 
@@ -34,9 +35,8 @@ _SHARDS = 3  # looked into, at least: opening one may mean to read it from its b
 _CANDIDATES = 4  # per object shown, at least; more shards are looked into until there are so many
 _ERRORS = 0.25  # share of the sheet that errors may take from ok objects
 _RETRIES = 2  # a photograph on a sheet isn't worth a minute of patience
-_ANY_SIZE = 2**62  # our own PNGs are of sizes that the run accepted
 
-_UNREADABLE = (PipelineError, OSError, EOFError, tarfile.TarError, zlib.error, pa.ArrowException)
+_UNREADABLE = (*TAR_DAMAGE, PipelineError, pa.ArrowException)
 _PARQUET_ROW = re.compile(r"(.+\.(?:parquet|pq)) row (\d+)", re.IGNORECASE | re.DOTALL)
 
 _DESCRIBING = ["record_id", "shard", "status", "error_code", "prompt_kind"]
@@ -67,8 +67,9 @@ def collect(run_path: str, limit: int, seed: int = 0) -> list[SheetRow]:
     shards = _some_shards(run.committed(), limit, seed)
     records = _choose(_row_groups(run, shards), set(shards), limit, seed) if limit else []
     uris = [record["image_uri"] for record in records if record["image_uri"]]
-    photos = dict(_photos(list(dict.fromkeys(uris)), run.info["config"]["input"]["max_pixels"]))
-    return [_sheet_row(record, photos) for record in records]
+    max_pixels: int = run.info["config"]["input"]["max_pixels"]
+    photos = dict(_photos(list(dict.fromkeys(uris)), max_pixels))
+    return [_sheet_row(record, photos, max_pixels) for record in records]
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -150,24 +151,28 @@ def _photos(uris: Sequence[str], max_pixels: int) -> Iterator[tuple[str, Image.I
             continue
         found.add(uri)
         try:
-            yield uri, _reduced_or_reason(_read_one(uri), max_pixels)
+            yield uri, _reduced_or_reason(_read_one(uri, max_pixels), max_pixels)
         except _UNREADABLE as error:
             yield uri, redact(str(error))
     for shard, members in shards.items():
         try:
-            for member, data in _read_members(shard, set(members)):
+            for member, photo in _members(shard, set(members), max_pixels):
                 found.add(members[member])
-                yield members[member], _reduced_or_reason(data, max_pixels)
+                yield members[member], photo
         except _UNREADABLE as error:
             yield from ((uri, redact(str(error))) for uri in members.values() if uri not in found)
         else:
             yield from ((uri, f"{redact(uri)} is not there any more") for uri in members.values() if uri not in found)
 
 
-def _read_one(uri: str) -> bytes:
+def _read_one(uri: str, max_pixels: int) -> bytes:
     """Read a file, or the bytes in a row of a Parquet manifest."""
-    row = _PARQUET_ROW.fullmatch(uri)
-    return _read_parquet_row(row[1], int(row[2])) if row else storage.read_bytes(uri, retries=_RETRIES)
+    if row := _PARQUET_ROW.fullmatch(uri):
+        return _read_parquet_row(row[1], int(row[2]))
+    size = storage.file_info(uri, retries=_RETRIES).size
+    if size is not None and size > max_bytes(max_pixels):
+        raise too_large(size, max_pixels)
+    return storage.read_bytes(uri, retries=_RETRIES)
 
 
 def _read_parquet_row(uri: str, row: int) -> bytes:
@@ -189,23 +194,24 @@ def _read_parquet_row(uri: str, row: int) -> bytes:
 
 def _split_member(uri: str) -> tuple[str, str]:
     """Split `URI#member` of a tar shard; the member of other URIs is empty."""
-    for suffix in (".tar", ".tar.gz", ".tgz"):
+    for suffix in TAR_SUFFIXES:
         shard, mark, member = uri.partition(f"{suffix}#")
         if mark:
             return shard + suffix, member
     return uri, ""
 
 
-def _read_members(shard: str, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Stream a tar, and yield the wanted members with their bytes; stops at the last of them."""
-    wanted = set(wanted)
-    with storage.open_stream(shard, retries=_RETRIES) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
-        for member in tar:
-            if member.name in wanted and member.isfile():
-                wanted.remove(member.name)
-                content = tar.extractfile(member)
-                assert content is not None
-                yield member.name, content.read()
+def _members(shard: str, wanted: set[str], max_pixels: int) -> Iterator[tuple[str, Image.Image | str]]:
+    """Stream a tar, and yield the wanted members as photographs or reasons; stops at the last of them."""
+    with storage.open_stream(shard, retries=_RETRIES) as stream:
+        for member in tar_members(stream):
+            if member.name not in wanted:
+                continue
+            wanted = wanted - {member.name}
+            if member.size > max_bytes(max_pixels):
+                yield member.name, str(too_large(member.size, max_pixels))
+            else:
+                yield member.name, _reduced_or_reason(member.read(), max_pixels)
             if not wanted:
                 return
 
@@ -225,10 +231,15 @@ def _reduced(data: bytes, max_pixels: int) -> Image.Image:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _sheet_row(record: dict[str, Any], photos: dict[str, Image.Image | str]) -> SheetRow:
+def _sheet_row(record: dict[str, Any], photos: dict[str, Image.Image | str], max_pixels: int) -> SheetRow:
     photo = photos.get(record["image_uri"], "the record names no image")
-    alpha, mask = record["alpha"], record["prompt_mask"]
-    notes = (*(["transparent"] if record["transparent"] else []), *(record["prompt_repairs"] or []))
+    notes = [*(["transparent"] if record["transparent"] else []), *(record["prompt_repairs"] or [])]
+    pictures: dict[str, Image.Image] = {}
+    for name, png in (("mask", record["prompt_mask"]), ("alpha", (record["alpha"] or {}).get("bytes"))):
+        try:
+            pictures |= {name: fit(_gray(png, max_pixels))} if png else {}
+        except BadInputError:
+            notes.append(f"{name} unreadable")
     failed = record["status"] == "error"
     return SheetRow(
         key=record["image_key"] or "",
@@ -240,16 +251,21 @@ def _sheet_row(record: dict[str, Any], photos: dict[str, Image.Image | str]) -> 
         photo_fault=photo if isinstance(photo, str) else "",
         box=tuple(record["prompt_box"]) if record["prompt_box"] else None,
         points=tuple((x, y) for x, y in record["prompt_points"] or ()),
-        mask=fit(_gray(mask)) if mask else None,
-        alpha=fit(_gray(alpha["bytes"])) if alpha else None,
+        mask=pictures.get("mask"),
+        alpha=pictures.get("alpha"),
         definiteness=record["definiteness"],
         coverage=record["coverage"],
-        notes=notes,
+        notes=tuple(notes),
         error_code=(record["error_code"] or "unknown") if failed else "",
         error_message=record["error_message"] or "",
     )
 
 
-def _gray(png: bytes) -> Image.Image:
-    """Decode an alpha or mask of 1, 8 or 16 bits to mode L."""
-    return Image.fromarray(decode_image(png, max_pixels=_ANY_SIZE).pixels[..., 0])
+def _gray(png: bytes, max_pixels: int) -> Image.Image:
+    """Decode an alpha or mask of 1, 8 or 16 bits to mode L; raises BadInputError."""
+    pixels = decode_png(png, max_pixels)
+    if pixels.dtype == np.uint16:
+        pixels = np.rint(pixels / np.float32(257))
+    elif pixels.dtype == np.bool_:
+        pixels = pixels * np.uint8(255)
+    return Image.fromarray(pixels.astype(np.uint8))

@@ -5,9 +5,10 @@ Every function here
 * retries faults that may go away by themselves (throttling, timeouts, dropped connections, bodies that end early)
   with exponential backoff and full jitter, and raises :class:`~pipeline.errors.TransientError` when they don't;
 * raises :class:`NotFoundError` for what isn't there, and :class:`RefusedError` where the store refuses this one
-  object: the caller decides whether that is a bad item or a fault of the configuration;
+  object, its name can't be used, or its protocol is not known here: the caller decides whether that is a bad item or
+  a fault of the configuration;
 * raises :class:`~pipeline.errors.ConfigurationError` where nothing will work until a person acts: credentials that
-  are missing, wrong or expired, an unknown protocol, a full disk.
+  are missing, wrong or expired, a full disk.
 
 Messages name files with :func:`public_uri`: never with user names, passwords or signed queries.
 """
@@ -30,7 +31,15 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from pipeline.errors import ConfigurationError
-from pipeline.storage_faults import NotFoundError, RefusedError, fault_codes, public_uri, retried
+from pipeline.storage_faults import (
+    NotFoundError,
+    RefusedError,
+    check_url,
+    fault_codes,
+    public_uri,
+    retried,
+    translated,
+)
 
 __all__ = [
     "MAX_LINE",
@@ -327,6 +336,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     """Return fsspec's file system for a path or URL, and the path in it."""
     if not is_url(uri):
         return fsspec.filesystem("file"), Path(uri).expanduser().absolute().as_posix()
+    check_url(uri)
     options = {"use_listings_cache": False}  # other processes write, too
     try:
         if "::" not in uri or _CHAINED.search(uri):
@@ -334,8 +344,10 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         else:  # a key with :: in it, which url_to_fs takes for a chain
             kind = fsspec.get_filesystem_class(uri.partition("://")[0])
             fs, inner = kind(**kind._get_kwargs_from_urls(uri), **options), kind._strip_protocol(uri)  # noqa: SLF001
-    except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"can't use {public_uri(uri)}: {public_uri(str(error))}") from None
+    except ImportError as error:
+        raise RefusedError(f"can't use {public_uri(uri)}, whose protocol needs another package: {error}") from None
+    except Exception as error:
+        raise translated(error, f"can't use {public_uri(uri)}", uri) from None
     return fs, inner
 
 

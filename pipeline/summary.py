@@ -22,6 +22,7 @@ class Summary:
         before: Records that earlier jobs of the run had committed.
         report: URI of the report, if one was written.
         already: The run was complete before this job.
+        notes: What else a person should know, such as storage faults or the commonest error.
     """
 
     run: RunDirectory
@@ -30,6 +31,7 @@ class Summary:
     before: int = 0
     report: str | None = None
     already: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -41,7 +43,7 @@ class Summary:
         path = redact(self.run.path)
         head = "complete" if self.complete else "NOT complete"
         if self.already:
-            head = "was complete already, nothing to do"
+            head = f"was complete already, nothing to do (labelled with {self.run.info['model']['name']})"
         ok, errors = found.by_status.get("ok", 0), found.by_status.get("error", 0)
         lines = [
             f"Run {self.run.run_id} {head}",
@@ -58,6 +60,7 @@ class Summary:
         if self.report:
             lines.append(f"  report     {redact(self.report)}")
         lines.extend(f"  FAULT: {fault}" for fault in found.faults[:_FAULTS_SHOWN])
+        lines.extend(f"  NOTE: {note}" for note in self.notes[:_FAULTS_SHOWN])
         if len(found.faults) > _FAULTS_SHOWN:
             lines.append(f"  ... and {len(found.faults) - _FAULTS_SHOWN} more faults, see run.json")
         return "\n".join(lines)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import sdmatte
 from sdmatte.errors import SDMatteError
 from sdmatte.prompts import Auto, Box, Mask, Points, Prompt
+from sdmatte.urls import redact
 
 if TYPE_CHECKING:
     from sdmatte.model import SDMatte
@@ -93,12 +94,13 @@ def _matte_parser() -> argparse.ArgumentParser:
     out.add_argument("--preview", type=Path, metavar="FILE", help="the cut-out over a checkerboard")
 
     model = parser.add_argument_group("model")
+    default = os.environ.get("SDMATTE_MODEL") or DEFAULT_MODEL
     model.add_argument(
         "--model",
         metavar="SOURCE",
-        default=os.environ.get("SDMATTE_MODEL") or DEFAULT_MODEL,
+        default=default,
         help="folder, weights file, hub id, URL, or untrained:sdmatte-mini for a dry run; "
-        "default: $SDMATTE_MODEL, here %(default)s",
+        f"default: $SDMATTE_MODEL, here {redact(default).replace('%', '%%')}",
     )
     model.add_argument("--weights", metavar="FILE", help="which weights file, where the model has several")
     model.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
@@ -214,9 +216,10 @@ def _depth(alpha: NDArray[np.float32], bits: int) -> NDArray[Any]:
 
 
 def _write_colours(options: argparse.Namespace, pixels: NDArray[np.uint8], alpha: NDArray[np.float32]) -> None:
-    from sdmatte.cutout import cutout, estimate_foreground, preview
+    from sdmatte.cutout import cutout, estimate_foreground, is_compiled, preview
 
-    _tell("estimating the object's own colours (takes a minute the first time)")
+    if not is_compiled():
+        _tell("compiling the foreground estimation; once per machine, takes about a minute")
     foreground = estimate_foreground(pixels, alpha)
     size = f"{alpha.shape[1]} x {alpha.shape[0]}"
     if options.cutout:

@@ -8,10 +8,14 @@ trained, and in which most software blends.
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
+import sys
 import tempfile
 import threading
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +54,22 @@ def estimate_foreground(pixels: NDArray[np.uint8], alpha: NDArray[np.float32]) -
     opaque = quantise(alpha, "uint8") == 255
     foreground[opaque] = pixels[opaque]
     return foreground
+
+
+def is_compiled() -> bool:
+    """Say whether :func:`estimate_foreground` was compiled on this machine before, without importing anything.
+
+    It looks into the folders where numba keeps compiled code: ``$NUMBA_CACHE_DIR``, else pymatting's own, else the
+    user's cache.
+    """
+    spec = find_spec("pymatting")
+    assert spec is not None
+    assert spec.origin is not None
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    usual = [Path(spec.origin).parent, user / "numba", Path("~/Library/Caches/numba").expanduser()]
+    name = f"**/estimate_foreground_ml.*py{sys.version_info.major}{sys.version_info.minor}*.nbi"
+    return any(any(folder.glob(name)) for folder in ([Path(chosen)] if chosen else usual))
 
 
 def cutout(
@@ -153,9 +173,8 @@ def _pymatting() -> Any:
         if "no locator available" not in str(error):
             raise
     # Neither site-packages nor the home directory can be written to, as in many containers.
-    import numba
-
+    numba: Any = sys.modules["numba"]  # pymatting's dependency, not ours; whoever raised this error has imported it
     folder = tempfile.mkdtemp(prefix="sdmatte-numba-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = folder
     return import_module("pymatting")

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,11 +18,19 @@ from urllib.parse import urlsplit
 
 from sdmatte.errors import CheckpointError
 from sdmatte.locate import WEIGHTS_SUFFIXES, choose_weights, config_names
+from sdmatte.urls import redact
 
 _log = logging.getLogger(__name__)
 
 _Files = dict[str, Mapping[str, Any]]  # name in the model folder: what the filesystem says about the file
 _VERSION_KEYS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
+_PACKAGES = {  # of the filesystems that fsspec finds in other packages; for the rest fsspec's own words have to do
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+}
+_HUB_SECONDS = 5.0  # for one answer
 
 
 def fetch_hub(repository: str, weights: str | None, revision: str | None) -> tuple[str, Path, Path]:
@@ -53,21 +62,20 @@ def fetch_hub(repository: str, weights: str | None, revision: str | None) -> tup
         configs = config_names(names)  # they are small, and first: a fault in them is found before the long download
         folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=configs))
         return title, folder, Path(hub.hf_hub_download(repository, chosen, revision=revision))
-    except Exception as error:  # disk, network, proxy: the client's own exceptions differ between its versions
+    except Exception as error:  # noqa: BLE001 - disk, network, proxy: its exceptions differ between versions
         raise CheckpointError(
-            f"{chosen} of {where} could not be downloaded: {error}; check the network and the disk's space, "
-            "then try again: the download continues where it stopped"
-        ) from error
+            f"{chosen} of {where} could not be downloaded: {redact(str(error))}; check the network and the disk's "
+            "space, then try again: the download continues where it stopped"
+        ) from None  # files come from signed URLs, which a traceback would print
 
 
 def _hub_names(repository: str, revision: str | None) -> tuple[list[str], Path | None]:
     """List a repository's files: the hub's list, or what is cached, with the cache's folder."""
-    import huggingface_hub as hub
     from huggingface_hub import errors
 
     login = "log in with `hf auth login` or set HF_TOKEN"
     try:
-        return list(hub.HfApi().list_repo_files(repository, revision=revision)), None
+        return _ask_hub(repository, revision), None
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"the hub repository {repository} is gated: accept its terms on https://huggingface.co/{repository}, "
@@ -86,6 +94,23 @@ def _hub_names(repository: str, revision: str | None) -> tuple[list[str], Path |
     return names, snapshot
 
 
+def _ask_hub(repository: str, revision: str | None, *, retries: int = 1) -> list[str]:
+    """Ask the hub for the names of a repository's files, and once more after a hiccup: 11 seconds at most."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:  # not list_repo_files, which tries six times for half a minute where there is no network
+        found = hub.HfApi().model_info(repository, revision=revision, timeout=_HUB_SECONDS)
+        return [file.rfilename for file in found.siblings or ()]
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
+        raise  # an answer, also for gated repositories
+    except Exception as error:
+        if not retries or isinstance(error, errors.OfflineModeIsEnabled):
+            raise
+    time.sleep(1.0)
+    return _ask_hub(repository, revision, retries=retries - 1)
+
+
 def _hub_snapshot(repository: str, revision: str | None, reason: Exception) -> Path:
     import huggingface_hub as hub
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -97,10 +122,14 @@ def _hub_snapshot(repository: str, revision: str | None, reason: Exception) -> P
         raise CheckpointError(
             f"{repository!r} is not a folder here, and as a hub repository it is not in the cache{at}, while the hub "
             f"can't be reached ({type(reason).__name__}). Check the path; or, with a network, run "
-            f"`hf download {repository}` once, and unset HF_HUB_OFFLINE if it is set"
+            f"`hf download {repository}` once without HF_HUB_OFFLINE; HF_HUB_OFFLINE=1 then uses the cache at once"
         ) from error
     if not isinstance(reason, OfflineModeIsEnabled):
-        _log.warning("the hub can't be reached (%s): using the cached copy of %s", reason, repository)
+        _log.warning(
+            "the hub can't be reached (%s): using the cached copy of %s; HF_HUB_OFFLINE=1 does so without asking",
+            redact(str(reason)),
+            repository,
+        )
     return Path(folder)
 
 
@@ -132,7 +161,7 @@ def fetch_url(url: str, weights: str | None) -> tuple[str, Path, Path]:
     Raises:
         CheckpointError: It does not exist, or can't be read or copied.
     """
-    shown = _without_secrets(url).rstrip("/")
+    shown = redact(url).rstrip("/")
     if urlsplit(url).hostname in ("huggingface.co", "hf.co"):
         raise CheckpointError(f"{shown} is a page of the hub: give the repository as owner/name instead")
     try:
@@ -140,12 +169,12 @@ def fetch_url(url: str, weights: str | None) -> tuple[str, Path, Path]:
     except CheckpointError:
         raise
     except FileNotFoundError as error:
-        raise CheckpointError(f"{shown} does not exist ({error}); check the URL") from error
-    except Exception as error:  # every fsspec filesystem brings exceptions of its own
+        raise CheckpointError(f"{shown} does not exist, or is refused: {_reason(error, url)}; check the URL") from None
+    except Exception as error:  # noqa: BLE001 - every fsspec filesystem brings exceptions of its own
         raise CheckpointError(
-            f"the model at {shown} can't be copied: {type(error).__name__}: {error}; check the URL, the credentials, "
+            f"the model at {shown} can't be copied: {_reason(error, url)}; check the URL, the credentials, "
             f"the network, and the space in {cache_folder()}"
-        ) from error
+        ) from None  # a traceback would print the original message
 
 
 def cache_folder() -> Path:
@@ -154,10 +183,9 @@ def cache_folder() -> Path:
 
 
 def _copy_model(url: str, shown: str, weights: str | None) -> tuple[str, Path, Path]:
-    import fsspec.core
     from filelock import FileLock
 
-    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem, path = _filesystem(url, shown)
     filesystem.invalidate_cache()  # an earlier listing may be out of date
     title, chosen, files = _wanted(filesystem, path.rstrip("/"), shown, weights)
     version = json.dumps([shown, [(name, _version(info)) for name, info in sorted(files.items())]])
@@ -171,6 +199,24 @@ def _copy_model(url: str, shown: str, weights: str | None) -> tuple[str, Path, P
                 _copy_file(filesystem, info, partial / name)
             partial.rename(folder)
     return title, folder, folder / chosen
+
+
+def _filesystem(url: str, shown: str) -> tuple[Any, str]:
+    """Return the filesystem that a URL lies in, and the path there."""
+    import fsspec
+    import fsspec.core
+
+    scheme = url.partition("://")[0].rpartition("::")[2]
+    why, cure = f"fsspec knows no {scheme}:// URLs here", "check the URL, or install the package that reads them"
+    try:
+        if scheme in fsspec.available_protocols():
+            filesystem, path = fsspec.core.url_to_fs(url)
+            return filesystem, path
+    except ImportError as error:  # its words name the package; its cause tells a missing one from a broken one
+        why, cure = redact(str(error.__cause__ or error)), redact(str(error))
+    if scheme in _PACKAGES:
+        cure = f"pip install '{_PACKAGES[scheme]}'"
+    raise CheckpointError(f"{shown} can't be read: {why}; {cure}")
 
 
 def _wanted(filesystem: Any, path: str, shown: str, weights: str | None) -> tuple[str, str, _Files]:
@@ -219,7 +265,13 @@ def _copy_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
         raise OSError(f"{info['name']} has {size} bytes, and {copied} arrived")
 
 
-def _without_secrets(url: str) -> str:
-    """Return a URL for messages and cache keys: without user, password, and the query, which may hold a signature."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+def _reason(error: Exception, url: str) -> str:
+    """Say what went wrong without the URL's secrets.
+
+    Filesystems repeat a URL in many forms, decoded or without its scheme, and no pattern finds a password in them all:
+    where the URL holds secrets, only the kind of fault is told.
+    """
+    # fsspec calls every refusal of a web server FileNotFoundError; the status is in the cause.
+    statuses = [getattr(link, "status", None) for link in (error, error.__cause__)]
+    kind = " ".join([type(error).__name__, *(f"(HTTP status {each})" for each in statuses if isinstance(each, int))])
+    return f"{kind}: {redact(str(error))}" if redact(url) == url else kind

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, overload
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmatte.errors import SDMatteError
+
 Resize = Literal["square", "aspect"]
 AlphaType = Literal["float32", "uint8", "uint16"]
+
+
+def checked_input_size(size: int | None, stride: int) -> int:
+    """Return the side of the model's square input in pixels: ``size``, or 1024 as in the paper.
+
+    Raises:
+        SDMatteError: It is no positive multiple of ``stride``.
+    """
+    if size is None:
+        return 1024
+    if size < stride or size % stride:
+        raise SDMatteError(f"input_size {size} must be a positive multiple of {stride}")
+    return size
 
 
 def model_grid(width: int, height: int, input_size: int, resize: Resize, stride: int) -> tuple[int, int]:
@@ -36,6 +52,14 @@ def model_grid(width: int, height: int, input_size: int, resize: Resize, stride:
         return min(max(round(side / stride), 1) * stride, longest)
 
     return snap(input_size * aspect), snap(input_size / aspect)
+
+
+def by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Group the indices of equal grids, which can go through the model as one batch; in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, grid in enumerate(grids):
+        groups.setdefault(grid, []).append(index)
+    yield from groups.items()
 
 
 def to_grid(pixels: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.float32]:

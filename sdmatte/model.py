@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -19,12 +19,12 @@ from sdmatte.configs import ModelConfigs
 from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
 from sdmatte.errors import ImageError, PromptError, SDMatteError
-from sdmatte.geometry import AlphaType, Resize, from_grid, model_grid, quantise, to_grid
+from sdmatte.geometry import AlphaType, Resize, by_grid, checked_input_size, from_grid, model_grid, quantise, to_grid
 from sdmatte.images import decode_image
 from sdmatte.locate import locate
 from sdmatte.network import Network
 from sdmatte.prompt_maps import PromptMap, prompt_map
-from sdmatte.prompts import Prompt, PromptKind
+from sdmatte.prompts import Prompt, PromptKind, require_prompt
 from sdmatte.text import caption_ids
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
@@ -53,6 +53,17 @@ class EncodedImage:
     grid: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a model runs; :meth:`SDMatte.from_pretrained` says what each option means."""
+
+    device: str | None = None
+    precision: Precision = "auto"
+    input_size: int | None = None
+    resize: Resize = "square"
+    caption: str = ""
+
+
 class SDMatte:
     """SDMatte or LiteSDMatte (arXiv 2508.00443), ready to matte.
 
@@ -73,31 +84,27 @@ class SDMatte:
         self,
         network: Network,
         configs: ModelConfigs,
+        options: RunOptions,
         *,
         name: str,
         weights_sha256: str,
         trained: bool = True,
         tokenizer: Path | None = None,
         prompt_kinds: tuple[PromptKind, ...] = _TRAINED_KINDS,
-        device: str | None = None,
-        precision: Precision = "auto",
-        input_size: int | None = None,
-        resize: Resize = "square",
-        caption: str = "",
     ) -> None:
         self.name = name
         self.weights_sha256 = weights_sha256
         self.trained = trained
         self.prompt_kinds = prompt_kinds
-        self.device = choose_device(device)
-        self.precision, self._dtype = choose_dtype(precision, self.device)
-        self.input_size = _input_size(input_size, network.stride)
-        self.resize = resize
+        self.device = choose_device(options.device)
+        self.precision, self._dtype = choose_dtype(options.precision, self.device)
+        self.input_size = checked_input_size(options.input_size, network.stride)
+        self.resize = options.resize
         self._warned: set[PromptKind] = set()
         self._text_config, self._tokenizer = configs.text_encoder, tokenizer
         self._network = network.eval().requires_grad_(False)
-        self._text = self._embed(caption)
-        if not caption:
+        self._text = self._embed(options.caption)
+        if not options.caption:
             network.text_encoder = None  # 340 M parameters that would compute a constant
         # Faster on GPUs; on CPUs torch's GroupNorm loses digits with it, 1e-3 of alpha on the parity fixtures.
         self._layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
@@ -137,29 +144,23 @@ class SDMatte:
             CheckpointError: The model can't be found, is damaged, or is not an SDMatte model.
             SDMatteError: The device or the precision is not to be had.
         """
+        options = RunOptions(device, precision, input_size, resize, caption)
         if str(source).startswith(UNTRAINED):
-            config = str(source).removeprefix(UNTRAINED)
-            return cls.untrained(
-                config, device=device, precision=precision, input_size=input_size, resize=resize, caption=caption
-            )
+            return cls.untrained(str(source).removeprefix(UNTRAINED), **asdict(options))
         choose_dtype(precision, choose_device(device))  # to fail before gigabytes are fetched or read
         files = locate(source, weights=weights, revision=revision)
         with torch.device("meta"):  # no memory before the weights arrive
             network = Network(files.configs)
-        input_size = _input_size(input_size, network.stride)
+        checked_input_size(input_size, network.stride)  # to fail before they are read
         load_into(network, read_state_dict(files.weights), where=str(files.weights), dtype=torch.float32)
         return cls(
             network,
             files.configs,
+            options,
             name=files.name,
             weights_sha256=sha256_file(files.weights),
             tokenizer=files.tokenizer,
             prompt_kinds=files.prompt_kinds or _TRAINED_KINDS,
-            device=device,
-            precision=precision,
-            input_size=input_size,
-            resize=resize,
-            caption=caption,
         )
 
     @classmethod
@@ -192,14 +193,10 @@ class SDMatte:
         return cls(
             network,
             configs,
+            RunOptions(device, precision, input_size, resize, caption),
             name=f"{config} (untrained)",
             weights_sha256=sha256_state(network),
             trained=False,
-            device=device,
-            precision=precision,
-            input_size=input_size,
-            resize=resize,
-            caption=caption,
         )
 
     def set_caption(self, caption: str) -> None:
@@ -290,6 +287,7 @@ class SDMatte:
             PromptError: With a code, see :mod:`sdmatte.prompts`; ``prompt_unsupported`` where the model was not made
                 for that kind of prompt.
         """
+        require_prompt(prompt)
         prompt.validate(width, height)
         if prompt.kind in self.prompt_kinds:
             return
@@ -314,7 +312,7 @@ class SDMatte:
         grids = [model_grid(p.shape[1], p.shape[0], size, self.resize, stride) for p in pixels]
         encoded: dict[int, EncodedImage] = {}
         with exact_float32(self.device, self._dtype):
-            for grid, indices in _by_grid(grids):
+            for grid, indices in by_grid(grids):
                 batch = np.stack([to_grid(pixels[index], grid) for index in indices])
                 for index, latent in zip(indices, self._network.encode_image(self._tensor(batch)), strict=True):
                     height, width = pixels[index].shape[:2]
@@ -335,7 +333,7 @@ class SDMatte:
         """
         alphas: dict[int, NDArray[np.float32]] = {}
         with exact_float32(self.device, self._dtype):
-            for grid, indices in _by_grid([image.grid for image, _ in objects]):
+            for grid, indices in by_grid([image.grid for image, _ in objects]):
                 batch = self._forward([objects[index] for index in indices], grid)
                 for index, alpha in zip(indices, batch, strict=True):
                     alphas[index] = from_grid(alpha, objects[index][0].width, objects[index][0].height)
@@ -392,19 +390,3 @@ class SDMatte:
     def _tensor(self, batch: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(batch).to(self.device, self._dtype)
         return tensor.contiguous(memory_format=self._layout)
-
-
-def _by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """Group indices by grid, in order of first appearance."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, grid in enumerate(grids):
-        groups.setdefault(grid, []).append(index)
-    yield from groups.items()
-
-
-def _input_size(size: int | None, stride: int) -> int:
-    if size is None:
-        return 1024
-    if size < stride or size % stride:
-        raise SDMatteError(f"input_size {size} must be a positive multiple of {stride}")
-    return size

@@ -111,7 +111,11 @@ def _impulse_response(length: int, at: int, sigma: float) -> NDArray[np.float32]
 
 
 def _mask(mask: Mask, grid: tuple[int, int]) -> PromptMap:
-    inside = nearest(mask.binary().astype(np.uint8), grid) > 0
+    binary = mask.binary()
+    inside = nearest(binary.astype(np.uint8), grid) > 0
+    if not inside.any():  # too thin for nearest neighbours: an empty map would not prompt at all
+        rows, columns = np.nonzero(binary)
+        inside[rows * grid[0] // binary.shape[0], columns * grid[1] // binary.shape[1]] = True
     pixels = np.where(inside, np.float32(1), np.float32(-1))
     return PromptMap(pixels, _bounding_box(inside), is_points=False, masks_attention=True)
 

@@ -100,7 +100,10 @@ class Points:
         try:
             pairs = tuple(tuple(float(value) for value in pair) for pair in xy)
         except (TypeError, ValueError) as error:  # one bare pair, or something that is not a number
-            raise PromptError("prompt_malformed", f"points must be a list of (x, y) pairs: {error}") from None
+            raise PromptError(
+                "prompt_malformed",
+                f"points must be a list of (x, y) pairs, such as Points([(120, 80), (140, 95)]): {error}",
+            ) from None
         if any(len(pair) != 2 for pair in pairs):
             raise PromptError("prompt_malformed", f"points must be a list of (x, y) pairs, got {pairs}")
         object.__setattr__(self, "xy", pairs)
@@ -230,3 +233,26 @@ def _check_size(what: str, shape: tuple[int, ...], width: int, height: int) -> N
             "prompt_size_mismatch",
             f"the {what} has {shape[1]} x {shape[0]} pixels, the upright image {width} x {height}; they must be equal",
         )
+
+
+def require_prompt(value: object) -> None:
+    """Check that a value is a prompt at all.
+
+    Raises:
+        PromptError: ``prompt_malformed``; of four numbers, or of pairs, the message says what they may have meant.
+    """
+    if isinstance(value, Prompt):
+        return
+    match value:
+        case [int() | float(), int() | float(), int() | float(), int() | float()]:
+            hint = f"; did you mean Box({', '.join(map(str, value))})?"
+        case [[int() | float() as x, int() | float() as y], *_]:
+            hint = f"; did you mean Points([({x}, {y}), ...])?"
+        case np.ndarray():
+            hint = "; did you mean Mask(array)?"
+        case _:
+            hint = ""
+    raise PromptError(
+        "prompt_malformed",
+        f"a prompt must be Box, Points, Mask, Auto or Trimap, got {type(value).__name__}{hint}",
+    )

@@ -7,6 +7,8 @@ the ones beside this, one line in :mod:`pipeline.sources`, one word in :class:`p
 
 from __future__ import annotations
 
+import glob
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +24,12 @@ from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
 
 _T = TypeVar("_T")
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm"})
-"""Files that are taken for images, by extension in lower case; what they really are is seen when they are read."""
+_log = logging.getLogger(__name__)
 
-PROMPT_EXTENSIONS = ("prompts.jsonl", "prompts.json")
-"""Files beside an image that hold its prompts: one per line, or a list."""
+_NOT_READ = (
+    *(".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma", ".tar.br", ".tar.z", ".zip", ".7z", ".rar"),
+    *(".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".csv", ".tsv"),
+)  # what people may take for shards or manifests
 
 _BYTES_PER_PIXEL = 8  # of the most wasteful file: four channels of 16 bits, not compressed
 _BYTES_BESIDE = 2**20  # of metadata
@@ -61,7 +64,8 @@ class Sample:
         etag: Of the object at `uri`, where the store tells.
         data: Encoded bytes; None where they could not be read.
         prompts: The prompts beside the image; None where those of a prompt file are to be looked up.
-        error: Why the image can't be used, if so.
+        error: Why the image can't be used, if so. A transient fault says nothing about the image or its prompts: no
+            record is made of it.
         load_mask: Fetches the mask files that its prompts name.
     """
 
@@ -72,7 +76,7 @@ class Sample:
     etag: str | None = None
     data: bytes | None = None
     prompts: Sequence[RawPrompt] | None = ()
-    error: BadInputError | None = None
+    error: BadInputError | TransientError | None = None
     load_mask: MaskLoader = _no_masks
 
 
@@ -90,16 +94,17 @@ class Source(Protocol):
         """Read a shard; runs on workers.
 
         One bad item is a sample with an error; a shard that can't be opened or breaks off ends with a sample with an
-        empty key and the code ``shard_unreadable``.
+        empty key and the code ``shard_unreadable``. Where the store failed repeatedly, the error is a
+        :class:`~pipeline.errors.TransientError` instead, for a later job to read it again.
 
         Raises:
             ConfigurationError: The credentials are missing, wrong or expired.
         """
 
 
-def max_bytes(config: LabelConfig) -> int:
-    """Return how many bytes an image file can have that is within the configured number of pixels."""
-    return config.input.max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE
+def max_bytes(max_pixels: int) -> int:
+    """Return how many bytes an image file of so many pixels can have."""
+    return max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE
 
 
 def input_paths(config: LabelConfig) -> list[str]:
@@ -126,12 +131,13 @@ def list_inputs(config: LabelConfig, suffixes: tuple[str, ...]) -> dict[str, Fil
     """
     files: dict[str, FileInfo] = {}
     for path in input_paths(config):
-        found = storage.list_files(path, suffixes, retries=config.workers.retries)
+        listed = storage.list_files(path, suffixes + _NOT_READ, retries=config.workers.retries)
+        passed_over = [file.name for file in listed if file.name.lower().endswith(_NOT_READ)]
+        found = [file for file in listed if not file.name.lower().endswith(_NOT_READ)]
         if not found:
-            raise ConfigurationError(
-                f"input.path {public_uri(path)} has no files that end in {', '.join(suffixes)}; "
-                "correct it, or input.kind"
-            )
+            raise no_inputs(path, f"no files that end in {', '.join(suffixes)}", config, passed_over)
+        if passed_over:
+            _log.warning("input.path %s: passed over %s", public_uri(path), _some(passed_over))
         files |= {file.uri: file for file in found if file.uri not in files}
     counts = Counter(file.name for file in files.values())
     named = {
@@ -139,6 +145,21 @@ def list_inputs(config: LabelConfig, suffixes: tuple[str, ...]) -> dict[str, Fil
     }
     check_first(files.values(), config)
     return named
+
+
+def no_inputs(
+    path: str, wanted: str, config: LabelConfig, passed_over: Sequence[str] = ()
+) -> ConfigurationError:
+    """Return the error of a configured path that has nothing to read: because it isn't there, or holds other files."""
+    if not glob.has_magic(path) and not storage.exists(path, retries=config.workers.retries):
+        return ConfigurationError(f"input.path {public_uri(path)} does not exist; correct it")
+    other = f", but {_some(passed_over)}, which can't be read: convert them" if passed_over else ""
+    return ConfigurationError(f"input.path {public_uri(path)} has {wanted}{other}; correct it, or input.kind")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(clean_text(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more files of such kinds"
 
 
 def check_first(files: Iterable[FileInfo], config: LabelConfig) -> None:
@@ -165,10 +186,11 @@ def fetch(uri: str, size: int | None, config: LabelConfig) -> bytes:
 
     Raises:
         BadInputError: ``image_missing``, ``image_unreadable`` or ``image_too_large``.
+        TransientError: The store failed repeatedly.
         ConfigurationError: The credentials are missing, wrong or expired.
     """
-    if size is not None and size > max_bytes(config):
-        raise too_large(size, config)
+    if size is not None and size > max_bytes(config.input.max_pixels):
+        raise too_large(size, config.input.max_pixels)
     return _fetched(lambda: storage.read_bytes(uri, retries=config.workers.retries))
 
 
@@ -182,7 +204,7 @@ def _fetched(ask: Callable[[], _T]) -> _T:
         return ask()
     except NotFoundError as error:
         raise BadInputError(ErrorCode.IMAGE_MISSING, str(error)) from None
-    except (RefusedError, TransientError) as error:
+    except RefusedError as error:
         raise BadInputError(ErrorCode.IMAGE_UNREADABLE, str(error)) from None
 
 
@@ -191,7 +213,8 @@ def fetch_mask(uri: str, config: LabelConfig) -> bytes:
 
     Raises:
         BadInputError: ``prompt_malformed`` where it isn't there or too large, ``image_unreadable`` where the store
-            doesn't hand it out.
+            refuses it.
+        TransientError: The store failed repeatedly.
         ConfigurationError: The credentials are missing, wrong or expired.
     """
     try:
@@ -202,11 +225,11 @@ def fetch_mask(uri: str, config: LabelConfig) -> bytes:
         raise BadInputError(ErrorCode.PROMPT_MALFORMED, f"the mask file can't be used: {error}") from None
 
 
-def too_large(size: int, config: LabelConfig) -> BadInputError:
+def too_large(size: int, max_pixels: int) -> BadInputError:
     """Return the error of a file that can't be an image of the allowed size."""
     return BadInputError(
         ErrorCode.IMAGE_TOO_LARGE,
-        f"the file has {size} bytes, more than any image of the allowed {config.input.max_pixels} pixels; "
+        f"the file has {size} bytes, more than any image of the allowed {max_pixels} pixels; "
         "make it smaller, or raise input.max_pixels",
     )
 
@@ -231,6 +254,11 @@ def unreadable(shard: Shard, uri: str, error: Exception, images: int) -> Sample:
         error: What went wrong.
         images: How many images were read before.
     """
-    reason = public_uri(str(error)) or type(error).__name__
-    message = f"{uri}: {reason}; {images} images were read before that; fetch or build the shard again"
-    return Sample("", image_id(shard.name, ""), uri, "", error=BadInputError(ErrorCode.SHARD_UNREADABLE, message))
+    reason = f"{public_uri(str(error)) or type(error).__name__}; {images} images were read before that"
+    fault: BadInputError | TransientError
+    if isinstance(error, TransientError):
+        fault = TransientError(reason)
+    else:
+        message = f"{uri}: {reason}; fetch or build the shard again"
+        fault = BadInputError(ErrorCode.SHARD_UNREADABLE, message)
+    return Sample("", image_id(shard.name, ""), uri, "", error=fault)

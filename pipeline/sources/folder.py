@@ -75,12 +75,14 @@ class FolderSource:
     def _sample(self, shard: Shard, item: dict[str, Any]) -> Sample:
         root, path = shard.spec["root"], item["path"]
         uri = storage.join(root, path)
-        data = error = None
+        data: bytes | None = None
+        error: BadInputError | TransientError | None = None
+        prompts: list[RawPrompt] = []
         try:
+            prompts = [raw for name in item["prompts"] for raw in self._prompts(storage.join(root, name))]
             data = self._data(uri, item)
-        except BadInputError as fault:
+        except (BadInputError, TransientError) as fault:
             error = fault
-        prompts = [raw for name in item["prompts"] for raw in self._prompts(storage.join(root, name))]
         key = clean_text(path)
         return Sample(
             key=key,
@@ -108,7 +110,7 @@ class FolderSource:
         where = clean_text(public_uri(uri))
         try:
             data = storage.read_bytes(uri, retries=self._config.workers.retries)
-        except (NotFoundError, RefusedError, TransientError) as error:
+        except (NotFoundError, RefusedError) as error:
             return [unreadable_prompts(where, str(error))]
         return parse_prompts(uri, data, where)
 

@@ -139,7 +139,7 @@ class ManifestSource:
                 yield self._sample(spec, row, where, spec["repeats"].get(str(number), 0))
                 done += 1
         except _BROKEN as error:
-            yield unreadable(shard, public_uri(spec["uri"]), error, done)
+            yield unreadable(shard, clean_text(public_uri(spec["uri"])), error, done)
 
     def _jsonl(self, spec: dict[str, Any]) -> Iterator[tuple[int, str, _Row]]:
         with open_stream(spec["uri"], retries=self._config.workers.retries) as stream:
@@ -172,11 +172,14 @@ class ManifestSource:
 
     def _sample(self, spec: dict[str, Any], row: _Row, where: str, occurrence: int) -> Sample:
         manifest = spec["uri"]
-        etag = data = error = None
+        etag = data = None
+        error: BadInputError | TransientError | None = None
         try:
             data, etag = self._load(manifest, row, occurrence)
         except BadInputError as fault:
             error = BadInputError(fault.code, f"{where}: {fault}")
+        except TransientError as fault:
+            error = fault
         return Sample(
             key=row.key,
             image_id=image_id(spec["name"], row.key, occurrence),
@@ -198,8 +201,9 @@ class ManifestSource:
             uri = resolve(manifest, row.image)
             info = file_info(uri, self._config)
             return fetch(uri, info.size, self._config), info.etag
-        if len(row.image) > max_bytes(self._config):
-            raise too_large(len(row.image), self._config)
+        limit = self._config.input.max_pixels
+        if len(row.image) > max_bytes(limit):
+            raise too_large(len(row.image), limit)
         return row.image, None
 
     def _mask(self, manifest: str, name: str) -> bytes:

@@ -6,15 +6,10 @@ other. Tars are streamed: at most one image and its siblings are in memory, and 
 
 from __future__ import annotations
 
-import gzip
-import lzma
-import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import Self
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
@@ -31,11 +26,10 @@ from pipeline.sources.base import (
     too_large,
     unreadable,
 )
+from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, TarMember, tar_members
 from pipeline.storage import RefusedError, open_stream, public_uri
 
-_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, TransientError, RefusedError)
-_CHUNK = 2**20
+_BROKEN = (*TAR_DAMAGE, TransientError, RefusedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,7 @@ class WebDatasetSource:
 
     def shards(self) -> list[Shard]:
         """See :class:`pipeline.sources.base.Source`. Shards are named by their path below the configured one."""
-        files = list_inputs(self._config, _SUFFIXES)
+        files = list_inputs(self._config, TAR_SUFFIXES)
         return [Shard(name, {"uri": file.uri, "etag": file.etag}) for name, file in files.items()]
 
     def read(self, shard: Shard) -> Iterator[Sample]:
@@ -92,13 +86,13 @@ class WebDatasetSource:
         seen: Counter[str] = Counter()
         try:
             with open_stream(uri, retries=self._config.workers.retries) as stream:
-                for group in _groups(stream, max_bytes(self._config)):
+                for group in _groups(stream, max_bytes(self._config.input.max_pixels)):
                     yield from self._samples(shard, group, seen)
         except _BROKEN as error:
-            yield unreadable(shard, public_uri(uri), error, seen.total())
+            yield unreadable(shard, clean_text(public_uri(uri)), error, seen.total())
 
     def _samples(self, shard: Shard, group: _Group, seen: Counter[str]) -> Iterator[Sample]:
-        uri = public_uri(shard.spec["uri"])
+        uri = clean_text(public_uri(shard.spec["uri"]))
         prompts = self._prompts(group, uri) if self._inline else []
         masks = {raw.content.get("mask") for raw in prompts if isinstance(raw.content.get("mask"), str)}
         images = [member for member in group.images if member.extension not in masks]
@@ -130,7 +124,7 @@ class WebDatasetSource:
             )
         if image is None:
             return BadInputError(ErrorCode.IMAGE_MISSING, f"the shard has prompts for {group.key}, but no image")
-        return too_large(image.size, self._config) if image.data is None else None
+        return too_large(image.size, self._config.input.max_pixels) if image.data is None else None
 
     def _prompts(self, group: _Group, uri: str) -> list[RawPrompt]:
         found: list[RawPrompt] = []
@@ -143,20 +137,7 @@ class WebDatasetSource:
         return found
 
 
-# --- tar -------------------------------------------------------------------------------------------------------------
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Makes a damaged or missing header in the middle an error; tarfile takes it for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError":  # the regular end; tarfile doesn't document its subclasses
-                raise
-            raise tarfile.ReadError(f"no valid header at byte {tarfile_.offset} ({error}), nor its end") from None
+# --- grouping --------------------------------------------------------------------------------------------------------
 
 
 def _groups(stream: BufferedReader, limit: int) -> Iterator[_Group]:
@@ -164,47 +145,32 @@ def _groups(stream: BufferedReader, limit: int) -> Iterator[_Group]:
 
     Args:
         stream: Of the tar file.
-        limit: Bytes of the members of a group that are kept.
+        limit: Bytes of a member that is read, and half of what is kept of the members of a group.
     """
-    # gzip.open checks sums and reads files of several parts, which tarfile's own reader doesn't.
-    plain = gzip.GzipFile(fileobj=stream) if stream.peek(2)[:2] == b"\x1f\x8b" else stream
     group: _Group | None = None
-    with tarfile.open(fileobj=plain, mode="r|*", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
-        while (info := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined] # tarfile would remember them all
-            name = clean_text(info.name).removeprefix("./")
-            folder, slash, file_name = name.rpartition("/")
-            stem, dot, extension = file_name.partition(".")
-            if not info.isfile() or not stem or not dot:
-                continue
-            key = f"{folder}{slash}{stem}"
-            if group is None or group.key != key:
-                if group is not None:
-                    yield group
-                group = _Group(key)
-            _add(group, tar, info, _Member(name, extension, None, info.size), limit)
-        _check_end(tar)
+    for file in tar_members(stream):
+        folder, slash, file_name = file.name.rpartition("/")
+        stem, dot, extension = file_name.partition(".")
+        if not stem or not dot:
+            continue
+        key = f"{folder}{slash}{stem}"
+        if group is None or group.key != key:
+            if group is not None:
+                yield group
+            group = _Group(key)
+        _add(group, file, extension, limit)
     if group is not None:
         yield group
 
 
-def _add(group: _Group, tar: tarfile.TarFile, info: tarfile.TarInfo, member: _Member, limit: int) -> None:
-    extension = member.extension.lower()
+def _add(group: _Group, file: TarMember, suffix: str, limit: int) -> None:
+    extension = suffix.lower()
     useful = extension in IMAGE_EXTENSIONS or extension in PROMPT_EXTENSIONS or extension.endswith(".png")
     kept = sum(len(other.data or b"") for other in group.members)
-    if useful and kept + info.size <= limit * 2 and info.size <= limit:
-        file = tar.extractfile(info)
-        member = _Member(member.name, member.extension, file.read() if file else None, info.size)
+    fits = kept + file.size <= limit * 2 and file.size <= limit
+    member = _Member(file.name, suffix, file.read() if useful and fits else None, file.size)
     group.members.append(member)
     if extension in IMAGE_EXTENSIONS:
         group.images.append(member)
     elif extension in PROMPT_EXTENSIONS:
         group.prompts.append(member)
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Refuse data behind the end marker: members after a block of zeros would be lost without a word."""
-    assert tar.fileobj is not None
-    while rest := tar.fileobj.read(_CHUNK):
-        if rest.strip(b"\0"):
-            raise tarfile.ReadError("there is data behind its end marker: a hole, or tars strung together")

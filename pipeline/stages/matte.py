@@ -11,22 +11,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.batching import AdaptiveBatches, Failure
 from pipeline.config import LabelConfig
-from pipeline.errors import ErrorCode
+from pipeline.errors import BadInputError, ErrorCode
+from pipeline.masks import decode_png
 from pipeline.provenance import ModelIdentity
 from pipeline.quality import Features, features
 from pipeline.schema import LEDGER, RECORDS
-from sdmatte.errors import ImageError, PromptError
+from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, quantise
 from sdmatte.images import decode_image
 from sdmatte.prompts import Box, Mask, Points, Prompt
@@ -43,14 +42,25 @@ PIXELS_AT_A_TIME = 48_000_000
 PNG_COMPRESSION = 3
 """zlib level: mattes are smooth, higher levels cost much time for few bytes."""
 
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Failed allocations that torch raises as plain RuntimeError."""
+
 _log = logging.getLogger(__name__)
 
 
-class CountsProgress(Protocol):
-    """Takes counts of what has been done, such as ``{"ok": 3, "image_corrupt": 1}``; must not block."""
+class MatteProgress(Protocol):
+    """Is told what the stage does; must not block."""
 
     def __call__(self, counts: dict[str, int]) -> None:
-        """Add ``counts``."""
+        """Add counts of what has been done, such as ``{"ok": 3, "image_corrupt": 1}``."""
+
+    def hold(self, images: list[str]) -> None:
+        """Note which images are in hand, so that a crash can be traced to them."""
 
 
 @dataclass
@@ -89,16 +99,22 @@ class MatteImages:
         run_id: Written into every record.
         model: Ready model; by default the configured one is loaded.
         progress: Told what was done.
+        threads: Of torch, where the model computes on CPUs; None leaves them as they are.
     """
 
     def __init__(
-        self, config: LabelConfig, run_id: str, model: SDMatte | None = None, progress: CountsProgress | None = None
+        self,
+        config: LabelConfig,
+        run_id: str,
+        model: SDMatte | None = None,
+        progress: MatteProgress | None = None,
+        threads: int | None = None,
     ) -> None:
         import torch
 
         self._model = model or load_model(config)
-        if self._model.device.type == "cpu":
-            torch.set_num_threads(max(1, round(config.workers.cpus_per_actor)))
+        if threads is not None and self._model.device.type == "cpu":
+            torch.set_num_threads(threads)
         self._config = config
         self._origin = _origin(config, run_id, identity(self._model))
         self._progress = progress
@@ -111,6 +127,8 @@ class MatteImages:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Yield the records of ``rows``, a few images at a time so that memory stays bounded."""
         for chunk in _chunks(rows.to_pylist()):
+            if self._progress:
+                self._progress.hold([f"{row['shard']}: {row['image_key']}" for row in chunk if row["ledger"] is None])
             try:
                 yield self._label(chunk)
             except Exception as error:
@@ -119,6 +137,8 @@ class MatteImages:
                     _log.critical("the device is lost, ending this process: %s", error)
                     os._exit(1)
                 raise
+        if self._progress:
+            self._progress.hold([])
 
     def _label(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         ledgers = [row for row in rows if row["ledger"] is not None]
@@ -152,6 +172,8 @@ class MatteImages:
         except ImageError as error:
             work.error = (ErrorCode(error.code), str(error))
             return
+        except SDMatteError:
+            raise  # this process's Pillow is set up wrongly: no fault of the image
         except Exception as error:  # noqa: BLE001  # a decoder's own bug, or no memory: still costs this image only
             work.error = (ErrorCode.IMAGE_CORRUPT, f"decoding failed with {type(error).__name__}: {error}")
             return
@@ -243,8 +265,24 @@ def load_model(config: LabelConfig) -> SDMatte:
 
 
 def load_identity(config: LabelConfig) -> ModelIdentity:
-    """Load the configured model, and tell which it is."""
-    return identity(load_model(config))
+    """Load the configured model, matte a test image with it, and tell which it is.
+
+    Raises:
+        CheckpointError: The weights can't be used.
+        SDMatteError: The device, the precision or the input size can't be used: no memory, or an alpha that is NaN.
+    """
+    model = load_model(config)
+    size = config.model.input_size
+    try:
+        model(np.full((size, size, 3), 127, np.uint8), Box(size / 4, size / 4, size * 3 / 4, size * 3 / 4))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SDMatteError(
+            f"one object of {size} px does not fit in the memory of {model.device} ({error}); lower model.input_size, "
+            "or use a larger device"
+        ) from None
+    return identity(model)
 
 
 def model_prompt(spec: dict[str, Any]) -> Prompt:
@@ -256,8 +294,10 @@ def model_prompt(spec: dict[str, Any]) -> Prompt:
     if spec["kind"] == "points":
         return Points(spec["points"], transparent=transparent)
     if spec["kind"] == "mask":
-        with Image.open(BytesIO(spec["mask"]), formats=["PNG"]) as mask:
-            return Mask(np.asarray(mask.convert("L")) > 0, transparent=transparent)
+        try:
+            return Mask(decode_png(spec["mask"]) > 0, transparent=transparent)
+        except BadInputError as error:
+            raise PromptError("prompt_malformed", str(error)) from None
     raise PromptError("prompt_malformed", f"unknown prompt kind {spec['kind']!r}")
 
 
@@ -274,7 +314,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def is_device_lost(error: Exception) -> bool:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.config import LabelConfig
-from pipeline.errors import BadInputError, ErrorCode
+from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import id_sum, image_id, record_id
 from pipeline.masks import MaskLoader
 from pipeline.prompt_files import PromptIndex
@@ -38,6 +38,9 @@ PLAN = pa.schema(
 BLOCK_BYTES = 16 * 2**20
 """Bytes of images and masks after which a block is handed on, even if it has few images."""
 
+UNMATCHED_ROWS = 10_000
+"""Prompts without image in one table."""
+
 
 def plan_table(shards: Sequence[Shard], done: Mapping[str, bytes]) -> pa.Table:
     """Return shards as the stage takes them (:data:`PLAN`).
@@ -57,21 +60,29 @@ class ReadShards:
     last table of a shard ends with the shard's ledger. Prompts that are committed already are left out, and images
     with none left, too; the ledger counts them all the same.
 
+    What the store fails to hand out for the time being becomes no record: such images are left out, and their shard
+    ends without a ledger, so that the run is incomplete until a later job has read all of it.
+
     Args:
         config: Of the run.
         index: The prompts, where they stand in a file of their own.
+        warn: Told about each image (or rest of a shard) that is left out: shard, place and cause.
     """
 
-    def __init__(self, config: LabelConfig, index: PromptIndex | None = None) -> None:
+    def __init__(
+        self, config: LabelConfig, index: PromptIndex | None = None, warn: Callable[[str], None] | None = None
+    ) -> None:
         self._config = config
         self._index = index
+        self._warn = warn
         self._source = make_source(config)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Read shards from front to back.
 
         Yields:
-            Tables of at most ``workers.images_per_block`` images and about :data:`BLOCK_BYTES`.
+            Tables of at most ``workers.images_per_block`` images and about :data:`BLOCK_BYTES`; at least one per
+            shard, which may be empty.
 
         Raises:
             ConfigurationError: The credentials are missing, wrong or expired.
@@ -84,8 +95,15 @@ class ReadShards:
         ledger = _Ledger()
         rows: list[dict[str, Any]] = []
         size = 0
+        whole = True
         for sample in self._source.read(shard):
-            row = self._row(shard, sample, done, ledger)
+            try:
+                row = self._row(shard, sample, done, ledger)
+            except TransientError as error:
+                whole = False
+                if self._warn:
+                    self._warn(f"shard {shard.name}: {sample.uri} is left out for now: {error}")
+                continue
             if row is None:
                 continue
             if len(rows) == self._config.workers.images_per_block or (rows and size >= BLOCK_BYTES):
@@ -93,18 +111,22 @@ class ReadShards:
                 rows, size = [], 0
             rows.append(row)
             size += len(row["image"] or b"") + sum(len(prompt["mask"] or b"") for prompt in row["prompts"])
-        yield pa.Table.from_pylist([*rows, ledger.row(shard.name)], IMAGE_ROWS)
+        end = [ledger.row(shard.name)] if whole else []
+        yield pa.Table.from_pylist([*rows, *end], IMAGE_ROWS)
 
     def _row(self, shard: Shard, sample: Sample, done: AbstractSet[int], ledger: _Ledger) -> dict[str, Any] | None:
-        """Return an image as an engine row; None where all of it is done."""
+        """Return an image as an engine row; None where all of it is done. Raises TransientError."""
+        if isinstance(sample.error, TransientError):
+            raise sample.error
         raws = self._raw_prompts(sample, ledger)
-        identified = _identified(sample.image_id, raws)
-        ledger.add(sample, [identifier for identifier, _ in identified])
+        identified = list(_identified(sample.image_id, raws))
+        missing = sample.error is not None and sample.error.code is ErrorCode.IMAGE_MISSING
+        ledger.add([identifier for identifier, _ in identified], is_image=bool(sample.key) and not missing)
         left = [(identifier, raw) for identifier, raw in identified if identifier not in done]
         if not left:
             return None
         load_mask = self._load_mask if sample.prompts is None else sample.load_mask
-        info, error = self._probe(sample)
+        info, error = self._probe(sample.data, sample.error)
         if error is None and not raws:
             error = self._no_prompt(sample)
         return {
@@ -133,11 +155,11 @@ class ReadShards:
         folder = self._index.folder if self._index else ""
         return fetch_mask(inside(folder, "", name), self._config)
 
-    def _probe(self, sample: Sample) -> tuple[ImageInfo | None, BadInputError | None]:
-        if sample.error is not None or sample.data is None:
-            return None, sample.error
+    def _probe(self, data: bytes | None, fault: BadInputError | None) -> tuple[ImageInfo | None, BadInputError | None]:
+        if fault is not None or data is None:
+            return None, fault
         try:
-            return probe_image(sample.data, max_pixels=self._config.input.max_pixels), None
+            return probe_image(data, max_pixels=self._config.input.max_pixels), None
         except ImageError as error:
             return None, BadInputError(ErrorCode(error.code), str(error))
 
@@ -151,32 +173,54 @@ class ReadShards:
         return BadInputError(ErrorCode.PROMPT_MISSING, f"the image has no prompt; expected in {place}")
 
 
-def unmatched_rows(index: PromptIndex, matched: AbstractSet[int]) -> pa.Table | None:
-    """Return engine rows for the prompts of a prompt file that belong to no image, and their ledger.
+def unmatched_rows(
+    index: PromptIndex, matched: AbstractSet[int], done: AbstractSet[int] = frozenset()
+) -> Iterator[pa.Table]:
+    """Yield engine rows for the prompts of a prompt file that belong to no image, and their ledger.
 
     Args:
         index: The prompts.
         matched: Hashes of the keys that found their image: the ledgers' ``matched`` of all shards.
+        done: Record ids that are committed already; left out, but counted in the ledger.
 
-    Returns:
-        Rows (:data:`pipeline.schema.IMAGE_ROWS`) of the shard :data:`pipeline.reconcile.UNMATCHED_PROMPTS`, all of
-        whose prompts carry an error; None if there are none.
+    Yields:
+        Tables (:data:`pipeline.schema.IMAGE_ROWS`) of the shard :data:`pipeline.reconcile.UNMATCHED_PROMPTS`, with at
+        most :data:`UNMATCHED_ROWS` prompts each, all of which carry an error; the last one ends with the ledger.
+        Nothing if there are no such prompts.
     """
     ledger = _Ledger()
-    rows = []
-    for key, raws in index.unmatched(set(matched)):
+    rows: list[dict[str, Any]] = []
+    for image, prompt in _unmatched_prompts(index, matched):
+        ledger.add([prompt["record_id"]])
+        if prompt["record_id"] in done:
+            continue
+        if len(rows) == UNMATCHED_ROWS:
+            yield pa.Table.from_pylist(rows, IMAGE_ROWS)
+            rows = []
+        identity = {"image_key": image.key, "image_id": image.id}
+        rows.append({"shard": UNMATCHED_PROMPTS, **identity, "prompts": [prompt]})
+    if ledger.records:
+        yield pa.Table.from_pylist([*rows, ledger.row(UNMATCHED_PROMPTS)], IMAGE_ROWS)
+
+
+class _Missing(NamedTuple):
+    """An image that isn't there."""
+
+    key: str
+    id: int
+
+
+def _unmatched_prompts(index: PromptIndex, matched: AbstractSet[int]) -> Iterator[tuple[_Missing, dict[str, Any]]]:
+    """Yield prompt structs, with what stands for their image."""
+    for key, raws in index.unmatched(matched):
+        image = _Missing(key, image_id(UNMATCHED_PROMPTS, key))
         error = BadInputError(ErrorCode.IMAGE_MISSING, f"no image of the input has the key {key!r} of this prompt")
-        sample = Sample(key, image_id(UNMATCHED_PROMPTS, key), uri="", path=key, error=error)
-        prompts = []
-        for identifier, raw in _identified(sample.image_id, raws):
+        for identifier, raw in _identified(image.id, raws):
             assert raw is not None
             prompt = parse_prompt(raw, identifier)  # nameless ones are malformed
             if key:
                 fail_prompt(prompt, error, raw.where)
-            prompts.append(prompt)
-        ledger.add(sample, [prompt["record_id"] for prompt in prompts])
-        rows.append({"shard": UNMATCHED_PROMPTS, "image_key": key, "image_id": sample.image_id, "prompts": prompts})
-    return pa.Table.from_pylist([*rows, ledger.row(UNMATCHED_PROMPTS)], IMAGE_ROWS) if rows else None
+            yield image, prompt
 
 
 @dataclass
@@ -184,35 +228,34 @@ class _Ledger:
     """What a shard must leave behind, whatever of it is done already."""
 
     images: int = 0
-    ids: list[int] = field(default_factory=list)
+    records: int = 0
+    id_sum: int = 0
     matched: set[int] = field(default_factory=set)
 
-    def add(self, sample: Sample, ids: Iterable[int]) -> None:
-        missing = sample.error is not None and sample.error.code is ErrorCode.IMAGE_MISSING
-        self.images += bool(sample.key) and not missing
-        self.ids += ids
+    def add(self, ids: Sequence[int], *, is_image: bool = False) -> None:
+        self.images += is_image
+        self.records += len(ids)
+        self.id_sum = id_sum([self.id_sum, *ids])
 
     def row(self, shard: str) -> dict[str, Any]:
         ledger = {
             "images": self.images,
-            "records": len(self.ids),
-            "id_sum": id_sum(self.ids),
+            "records": self.records,
+            "id_sum": self.id_sum,
             "matched": sorted(self.matched),
         }
         return {"shard": shard, "ledger": ledger}
 
 
-def _identified(image: int, raws: Sequence[RawPrompt]) -> list[tuple[int, RawPrompt | None]]:
-    """Return prompts with their record ids; an image without prompts has one record, too."""
+def _identified(image: int, raws: Sequence[RawPrompt]) -> Iterator[tuple[int, RawPrompt | None]]:
+    """Yield prompts with their record ids; an image without prompts has one record, too."""
     if not raws:
-        return [(record_id(image, {}), None)]
+        yield record_id(image, {}), None
     seen: Counter[int] = Counter()
-    identified: list[tuple[int, RawPrompt | None]] = []
     for raw in raws:
         first = record_id(image, raw.content)
-        identified.append((record_id(image, raw.content, seen[first]), raw))
+        yield record_id(image, raw.content, seen[first]), raw
         seen[first] += 1
-    return identified
 
 
 def _audited(

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from pipeline import storage_faults
 from pipeline.config import load_config
 from pipeline.config_reference import reference
 from pipeline.errors import ConfigurationError
@@ -49,6 +51,56 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(content)
     with pytest.raises(ConfigurationError, match=r"c\.yaml"):
+        load_config(str(file))
+
+
+def test_binary_files_and_unknown_stores_are_faults_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\x7fELF\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match=r"c\.yaml is not valid YAML in UTF-8"):
+        load_config(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_bytes(b"output: {path: 2024-99-99}")
+    with pytest.raises(ConfigurationError, match=r"c\.yaml is not valid YAML"):
+        load_config(str(tmp_path / "c.yaml"))
+    with pytest.raises(ConfigurationError, match="nosuch"):
+        load_config("nosuch://bucket/c.yaml")
+    with pytest.raises(ConfigurationError, match="is not there, or is a folder"):
+        load_config(str(tmp_path))
+
+
+def test_a_configuration_in_a_store_is_retried_and_its_credentials_stay_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(storage_faults, "_sleep", waits.append)
+    MemoryFileSystem.store.clear()
+    memory = MemoryFileSystem()
+    memory.pipe_file("/c.yaml", b"input: {kind: nonsense}")
+    whole = memory.cat_file
+
+    def once_busy(self: MemoryFileSystem, path: str, **options: int) -> bytes:
+        if not waits:
+            raise TimeoutError("busy")
+        return bytes(whole(path, **options))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", once_busy)
+    with pytest.raises(ConfigurationError, match=r"memory://c\.yaml has") as caught:
+        load_config("memory://c.yaml")
+    assert "input.kind" in str(caught.value)
+    assert len(waits) == 1
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("s3://me:SECRET@bucket/c.yaml")
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="not valid YAML") as caught:
+        load_config(None, [*MINIMAL, "input.path=[https://h/a?sig=SECRET, "])
+    assert "SECRET" not in str(caught.value)
+
+
+def test_empty_sections_are_as_good_as_none(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("input: {kind: folder, path: x}\nmodel: {source: a}\noutput: {path: o}\nprompts:\nworkers:\n")
+    assert load_config(str(file)).prompts.kind == "inline"
+    config = load_config(str(file), ["prompts.kind=jsonl", "prompts.path=p.jsonl"])
+    assert (config.prompts.kind, config.prompts.path) == ("jsonl", "p.jsonl")
+    file.write_text("input:\nmodel: {source: a}\noutput: {path: o}\n")
+    with pytest.raises(ConfigurationError, match=r"  input: "):
         load_config(str(file))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from PIL import Image
 
 from pipeline.config import LabelConfig, load_config
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.label import label, plan
+from pipeline.label import label
+from pipeline.plan import plan
 from pipeline.runs import read_records
 from pipeline.stages.matte import MatteImages
 from support import zoo
@@ -44,7 +46,7 @@ def outcome(run: Path | str) -> dict[str, list[str | None]]:
     return {key: sorted(found, key=str) for key, found in codes.items()}
 
 
-def corpus(kind: str, folder: Path, prompts: str) -> tuple[str, list[str]]:
+def corpus(kind: str, folder: Path) -> tuple[str, list[str]]:
     """Write the zoo in one form; return the input path and further settings."""
     animals = zoo.zoo()
     if kind == "webdataset":
@@ -54,7 +56,6 @@ def corpus(kind: str, folder: Path, prompts: str) -> tuple[str, list[str]]:
     if kind == "manifest":
         (folder / "manifest.jsonl").write_bytes(zoo.manifest_lines(animals, "photos"))
         return str(folder / "manifest.jsonl"), ["input.images_per_shard=5"]
-    (folder / "prompts.jsonl").write_bytes(zoo.prompt_lines(animals, "photos/masks"))
     (folder / "photos" / "masks").rename(folder / "masks")
     (folder / "prompts.jsonl").write_bytes(zoo.prompt_lines(animals, "masks"))
     return str(folder / "photos"), [
@@ -66,23 +67,24 @@ def corpus(kind: str, folder: Path, prompts: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("kind", ["webdataset", "folder", "manifest"])
 def test_every_animal_of_the_zoo_ends_as_its_records(kind: str, tmp_path: Path) -> None:
-    path, settings = corpus(kind, tmp_path / "corpus", "inline")
+    path, settings = corpus(kind, tmp_path / "corpus")
     run = tmp_path / "run"
     summary = label(config(kind, path, run, *settings))
     assert summary.complete, summary
     assert outcome(run) == zoo.expected(zoo.zoo())
 
-    records = {(r["image_key"].split(".")[0], r["prompt_kind"]): r for r in read_records(str(run)).to_pylist()}
-    for animal in zoo.zoo():
-        for (stem, _), record in records.items():
-            if stem != Path(animal.name).stem or record["status"] != "ok":
-                continue
-            alpha = Image.open(io.BytesIO(record["alpha"]["bytes"]))
-            assert alpha.size == animal.size == (record["image_width"], record["image_height"])
-            assert record["image_notes"] == animal.notes
-            assert record["image_sha256"] == hashlib.sha256(animal.data or b"").hexdigest()
-            assert record["error_message"] is None
-    assert all(r["error_message"] for r in records.values() if r["status"] == "error")
+    animals = {Path(animal.name).stem: animal for animal in zoo.zoo()}
+    for record in read_records(str(run)).to_pylist():
+        animal = animals[Path(record["image_key"]).stem]
+        if record["status"] == "error":
+            assert record["error_message"]
+            assert record["alpha"] is None
+            continue
+        alpha = Image.open(io.BytesIO(record["alpha"]["bytes"]))
+        assert alpha.size == animal.size == (record["image_width"], record["image_height"])
+        assert record["image_notes"] == animal.notes
+        assert record["image_sha256"] == hashlib.sha256(animal.data or b"").hexdigest()
+        assert record["error_message"] is None
 
     info = json.loads((run / "run.json").read_text())
     assert info["state"] == "complete"
@@ -93,7 +95,7 @@ def test_every_animal_of_the_zoo_ends_as_its_records(kind: str, tmp_path: Path) 
     assert (run / "report" / "contact_sheet.jpg").exists()
     # Any Parquet reader sees the same records as ours.
     assert pq.read_table(run / "records", columns=["record_id"]).num_rows == len(read_records(str(run), ["record_id"]))
-    assert "complete" in str(summary)
+    assert re.match(r"Run \S+ complete\n", str(summary))
 
 
 def test_the_same_input_has_the_same_ids_and_alphas_in_every_run(tmp_path: Path) -> None:
@@ -116,9 +118,13 @@ def test_a_complete_run_is_left_as_it_is_and_another_configuration_is_refused(tm
     assert again.complete
     assert again.already
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
-    assert "goes on" not in plan(settings)
+    assert "is complete, nothing to do" in plan(settings)
     with pytest.raises(ConfigurationError, match=r"model\.input_size: 64 there, 128 here"):
         label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run", "model.input_size=128"))
+    zoo.write_tars(tmp_path / "more", zoo.zoo()[:1], shards=1)
+    (tmp_path / "more" / "0000.tar").rename(tmp_path / "corpus" / "0009.tar")
+    with pytest.raises(ConfigurationError, match="no longer what it was"):
+        label(settings)
 
 
 def test_an_interrupted_run_goes_on_without_doing_anything_twice(tmp_path: Path) -> None:
@@ -191,6 +197,10 @@ def test_faults_of_the_configuration_stop_the_job_before_it_costs(tmp_path: Path
         label(
             config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run", f"model.source={tmp_path}/no-such-model")
         )
+    with pytest.raises(ConfigurationError, match="GPU"):
+        label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run", "model.device=cuda"))
+    with pytest.raises(ConfigurationError, match="lies in the input folder"):
+        label(config("folder", tmp_path / "corpus", tmp_path / "corpus" / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -133,6 +133,16 @@ def test_faults_stay_with_their_objects(model: SDMatte) -> None:
     assert {key for key, value in records[-1].items() if value is not None} == {"shard", "ledger"}
 
 
+def test_a_damaged_mask_costs_its_object_only(model: SDMatte) -> None:
+    stage = MatteImages(label_config("out"), "run", model)
+    prompts = [prompt(1, kind="mask", mask=mask_png()[:60]), prompt(2, kind="mask", mask=b"no png"), box(3)]
+    assert [record["error_code"] for record in label(stage, row("a", prompts))] == [
+        "prompt_malformed",
+        "prompt_malformed",
+        None,
+    ]
+
+
 def test_codes_from_the_model_are_in_the_closed_list(model: SDMatte) -> None:
     stage = MatteImages(label_config("out"), "run", model)
     (record,) = label(stage, row("a", [prompt(1, kind="box", box=[500.0, 500.0, 600.0, 600.0])]))
@@ -187,6 +197,24 @@ def test_a_lost_device_is_not_the_objects_fault(model: SDMatte) -> None:
         label(stage, row("a", [at(1, 10)]))
 
 
+@pytest.mark.parametrize(
+    ("error", "out_of_memory", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True, False),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError("shape mismatch"), False, False),
+    ],
+)
+def test_faults_of_the_device_are_told_apart(error: Exception, out_of_memory: bool, lost: bool) -> None:
+    assert matte.is_out_of_memory(error) is out_of_memory
+    assert matte.is_device_lost(error) is lost
+
+
 def test_large_images_are_held_one_at_a_time(model: SDMatte, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matte, "PIXELS_AT_A_TIME", 2 * WIDTH * HEIGHT)
     stage = MatteImages(label_config("out"), "run", model)
@@ -197,9 +225,19 @@ def test_large_images_are_held_one_at_a_time(model: SDMatte, monkeypatch: pytest
 
 def test_progress_is_told(model: SDMatte) -> None:
     told: list[dict[str, int]] = []
-    stage = MatteImages(label_config("out"), "run", model, told.append)
+    held: list[list[str]] = []
+
+    class Progress:
+        def __call__(self, counts: dict[str, int]) -> None:
+            told.append(dict(counts))
+
+        def hold(self, images: list[str]) -> None:
+            held.append(images)
+
+    stage = MatteImages(label_config("out"), "run", model, Progress())
     label(stage, row("a", [box(1), box(2)]), row("b", [box(3)], data=b"not an image"))
     assert told == [{"ok": 2}, {"image_unsupported": 1}]
+    assert held == [["s: a", "s: b"], []]
 
 
 def test_error_records_need_no_model(model: SDMatte) -> None:

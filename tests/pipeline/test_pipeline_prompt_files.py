@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline import prompt_files
 from pipeline.errors import ConfigurationError
 from pipeline.ids import key_hash
 from pipeline.prompt_files import PromptIndex, load_prompt_index
@@ -84,10 +85,25 @@ def test_unmatched_prompts_are_listed_in_the_order_of_the_file(tmp_path):
     names = [f"{n}.jpg" for n in range(12)]
     index = load(tmp_path, lines(*[BOX | {"image": name} for name in names for _ in range(2)]) + b"{broken\n")
     matched = {index.lookup(name).hash for name in names[3:9]}
-    unmatched = index.unmatched(matched)
+    unmatched = list(index.unmatched(matched))
     assert [key for key, _ in unmatched] == ["", *names[:3], *names[9:]]
     assert [len(prompts) for _, prompts in unmatched] == [1] + [2] * 6
-    assert index.unmatched({key_hash(name) for name in names}) == [("", index.nameless)]
+    assert list(index.unmatched({key_hash(name) for name in names})) == [("", index.nameless)]
+
+
+def test_unmatched_prompts_do_not_all_stand_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_files, "_BATCH", 4)
+    names = [f"{n % 5}.jpg" for n in range(23)]
+    index = load(tmp_path, lines(*[BOX | {"image": name, "id": n} for n, name in enumerate(names)]))
+    unmatched = list(index.unmatched({key_hash("2.jpg")}))
+    assert [key for key, _ in unmatched] == ["0.jpg", "1.jpg", "3.jpg", "4.jpg"]
+    assert [raw.content["id"] for raw in unmatched[2][1]] == [3, 8, 13, 18]
+
+
+def test_the_size_of_what_workers_share(tmp_path):
+    one = load(tmp_path, lines(BOX | {"image": "a.jpg"})).nbytes
+    assert 0 < one < 1000
+    assert load(tmp_path, lines(*[BOX | {"image": f"{n}.jpg"} for n in range(1000)])).nbytes > 50 * one
 
 
 def test_keys_whose_hashes_collide_stay_apart():
@@ -179,12 +195,14 @@ def test_ground_truth(tmp_path):
         {"id": 6, "image_id": 1, "category_id": 3, "segmentation": polygon},
         {"id": 7, "image_id": 1, "category_id": 4, "segmentation": runs},
         {"id": 8, "image_id": 1, "category_id": 4, "segmentation": runs, "iscrowd": 1},
+        {"id": 9, "image_id": 1, "category_id": 4, "bbox": [], "segmentation": runs},
     ]
     index = load_coco(tmp_path, TRUTH | {"annotations": annotations})
     assert contents(index.lookup("a.jpg")) == [
         {"id": 5, "label": "cat", "box": [1, 1, 9, 9]},
         {"id": 6, "label": "cat", "mask": {"polygon": polygon}},
         {"id": 7, "label": "dog", "mask": runs},
+        {"id": 9, "label": "dog", "mask": runs},
     ]
 
 
@@ -211,6 +229,7 @@ def test_filters(tmp_path):
         ({"bbox": [1, 2, 3]}, "four numbers"),
         ({"bbox": "1 2 3 4 5"}, "four numbers"),
         ({"bbox": 7}, "four numbers"),
+        ({"bbox": []}, "four numbers"),
         ({"bbox": [1, 2, None, 4]}, "four numbers"),
         ({"bbox": [10**400, 2, 1.5, 4]}, "four numbers"),
         ({"bbox": None}, "neither bbox nor segmentation"),

@@ -1,6 +1,8 @@
 import base64
 import json
 import math
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pipeline.errors import BadInputError, ErrorCode
-from pipeline.masks import decode_mask, encode_mask
+from pipeline.masks import decode_mask, decode_png, encode_mask
 from pipeline.prompts import RawPrompt, audit_prompt, parse_line, parse_lines, parse_list, parse_prompt, raw_prompt
 
 WIDTH, HEIGHT = 40, 30
@@ -347,6 +349,33 @@ def test_masks_of_another_size_are_not_decoded():
     bomb = header[:16] + (60_000).to_bytes(4, "big") * 2 + header[24:]
     assert refused({"mask": bomb})[0] == "prompt_size_mismatch"
     assert refused({"mask": {"size": [10**6, 10**6], "counts": [10**12]}})[0] == "prompt_size_mismatch"
+
+
+def bomb(width, height):
+    """Return a PNG whose header promises so many pixels."""
+    header = png(np.ones((1, 1), np.uint8))
+    chunk = header[12:16] + struct.pack(">II", width, height) + header[24:29]
+    return header[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + header[33:]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no png", bomb(60_000, 60_000), bomb(100, 100), bomb(0, 5), png(blob())[:60], bomb(3_000, 3_000)]
+)
+def test_pngs_that_cannot_be_decoded_raise_one_kind_of_error(data):
+    with pytest.raises(BadInputError) as caught:
+        decode_png(data)
+    assert caught.value.code == "prompt_malformed"
+
+
+def test_pngs_keep_their_depth_and_have_a_limit_on_their_size(monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)  # Pillow's own limit says nothing here
+    for dtype in (bool, np.uint8, np.uint16):
+        array = blob().astype(dtype)
+        found = decode_png(png(array), max_pixels=WIDTH * HEIGHT)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, array)
+    with pytest.raises(BadInputError, match="more than the 1199 allowed"):
+        decode_png(png(blob()), max_pixels=WIDTH * HEIGHT - 1)
 
 
 def test_masks_are_stored_in_one_bit_per_pixel():

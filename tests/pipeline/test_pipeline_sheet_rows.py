@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.config import LabelConfig
 from pipeline.runs import RunDirectory
 from pipeline.sheet_rows import _some_shards, collect
+from pipeline.sources import base, make_source
 from support.demo_run import add_records, demo_run, error_record, png
 
 
@@ -169,6 +171,52 @@ def test_a_compressed_shard_is_read_too(run: RunDirectory, tmp_path: Path) -> No
     row = next(row for row in collect(run.path, limit=40) if row.key == "deep/a")
     assert row.photo is not None
     assert row.photo_fault == ""
+
+
+def test_members_are_found_by_the_name_that_records_show(run: RunDirectory, tmp_path: Path) -> None:
+    picture = jpeg(Image.new("RGB", (64, 48), "green"))
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        for name in ("./a.jpg", "caf\udce9/b.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
+    tars = {"input": {"kind": "webdataset", "path": str(tmp_path / "odd.tar")}}
+    source = make_source(LabelConfig.model_validate(run.info["config"] | tars))
+    found = [sample for shard in source.shards() for sample in source.read(shard)]
+    assert [sample.key for sample in found] == ["a", "caf\\udce9/b"]
+    add(run, "odd.tar", *(ok_record("odd.tar", sample.key, sample.uri) for sample in found))
+
+    rows = {row.key: row for row in collect(run.path, limit=40)}
+    for sample in found:
+        assert rows[sample.key].photo is not None, rows[sample.key].photo_fault
+
+
+def test_what_is_larger_than_any_image_may_be_is_not_read(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_BYTES_BESIDE", 0)
+    run.info["config"]["input"]["max_pixels"] = 1000
+    monkeypatch.setattr(RunDirectory, "open", lambda path: run)
+    whole = jpeg(Image.new("RGB", (20, 20), "green"))
+    (tmp_path / "large.jpg").write_bytes(whole + bytes(8000))
+    (tmp_path / "small.jpg").write_bytes(whole)
+    with tarfile.open(tmp_path / "large.tar", "w") as tar:
+        for name in ("large.jpg", "small.jpg"):
+            tar.add(tmp_path / name, name)
+    uris = [f"{tmp_path}/{name}" for name in ("large.jpg", "small.jpg", "large.tar#large.jpg", "large.tar#small.jpg")]
+    add(run, "large", *(ok_record("large", uri, uri) for uri in uris))
+
+    rows = {row.key: row for row in collect(run.path, limit=40)}
+    for uri in uris:
+        assert (rows[uri].photo is None) == uri.endswith("large.jpg")
+        assert ("more than any image" in rows[uri].photo_fault) == uri.endswith("large.jpg")
+
+
+def test_pictures_that_are_damaged_are_noted(run: RunDirectory) -> None:
+    damaged = {"alpha": {"bytes": b"no png", "path": None}, "prompt_mask": png(Image.new("1", (8, 6)))[:50]}
+    add(run, "bad", ok_record("bad", "bad", None, **damaged))
+    row = next(row for row in collect(run.path, limit=40) if row.key == "bad")
+    assert (row.alpha, row.mask, row.notes) == (None, None, ("mask unreadable", "alpha unreadable"))
 
 
 @pytest.mark.parametrize("struct", [False, True])

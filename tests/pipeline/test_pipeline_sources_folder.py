@@ -122,10 +122,28 @@ def test_faults_of_one_file_stay_with_it(tmp_path, monkeypatch):
         ("0.jpg", "image_missing"),
         ("1.jpg", None),
         ("2.jpg", "image_unreadable"),
-        ("3.jpg", "image_unreadable"),
+        ("3.jpg", "transient"),
         ("4.jpg", None),
     ]
     assert found[1].prompts[0].fault == "no permission"
+
+
+def test_prompts_and_masks_that_the_store_fails_to_hand_out_are_no_faults_of_theirs(tmp_path, monkeypatch):
+    put(tmp_path, {"a.jpg": b"1", "a.prompts.jsonl": lines(BOX), "b.jpg": b"2", "masks/m.png": b"m"})
+    source = make_source(reading_config("folder", tmp_path))
+    (shard,) = source.shards()
+    read = storage.read_bytes
+
+    def faulty(uri, **options):
+        if uri.endswith((".jsonl", ".png")):
+            raise TransientError("timeout")
+        return read(uri, **options)
+
+    monkeypatch.setattr(storage, "read_bytes", faulty)
+    first, second = source.read(shard)
+    assert codes([first, second]) == [("a.jpg", "transient"), ("b.jpg", None)]
+    with pytest.raises(TransientError):
+        second.load_mask("masks/m.png")
 
 
 def test_wrong_credentials_stop_the_job(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 import gzip
 import io
+import os
+import random
 import tarfile
 import tracemalloc
 from unittest import mock
@@ -189,13 +191,48 @@ def test_a_shard_that_is_gone(tmp_path):
     assert codes(source.read(shard)) == [("", "shard_unreadable")]
 
 
-@pytest.mark.parametrize("fault", [TransientError("timeout"), RefusedError("no permission")])
-def test_a_store_that_fails_costs_its_shard(tmp_path, monkeypatch, fault):
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(TransientError("timeout"), "transient"), (RefusedError("no permission"), "shard_unreadable")],
+)
+def test_a_store_that_refuses_costs_the_shard_and_one_that_fails_does_not(tmp_path, monkeypatch, fault, code):
     (tmp_path / "a.tar").write_bytes(tar([]))
     source = make_source(reading_config("webdataset", tmp_path / "a.tar"))
     (shard,) = source.shards()
     monkeypatch.setattr(webdataset, "open_stream", mock.Mock(side_effect=fault))
-    assert codes(source.read(shard)) == [("", "shard_unreadable")]
+    assert codes(source.read(shard)) == [("", code)]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_connection_that_breaks_in_the_middle_is_no_damage(tmp_path, monkeypatch, mode):
+    members = [(f"{n}.jpg", random.Random(n).randbytes(400_000)) for n in range(8)]
+    (tmp_path / "a.tar").write_bytes(tar(members, mode))
+    source = make_source(reading_config("webdataset", tmp_path / "a.tar"))
+    (shard,) = source.shards()
+    whole = codes(source.read(shard))
+    monkeypatch.setattr(webdataset, "open_stream", lambda uri, retries: io.BufferedReader(Breaking(uri), 4096))
+    *read, last = codes(source.read(shard))
+    assert last == ("", "transient")
+    assert read == whole[: len(read)]
+    assert len(read) < 8
+
+
+class Breaking(io.FileIO):
+    """Fails for good in the middle of a file."""
+
+    def readinto(self, buffer):
+        if self.tell() > 1_500_000:
+            raise TransientError("reset")
+        return super().readinto(buffer)
+
+
+def test_a_tar_whose_own_name_is_not_utf8(tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.tar"
+    with open(name, "wb") as file:  # noqa: PTH123 - a name of bytes
+        file.write(tar([("a.jpg", b"1"), ("a.prompts.jsonl", lines(BOX))]))
+    (found,) = samples(reading_config("webdataset", tmp_path))
+    assert found.uri == f"{tmp_path}/caf\\udce9.tar#a.jpg"
+    assert found.prompts[0].where.startswith(f"{tmp_path}/caf\\udce9.tar#")
 
 
 def test_wrong_credentials_stop_the_job(tmp_path, monkeypatch):

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import boto3
 import fsspec
+import httpx2
 import pytest
+import requests
+import urllib3
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import storage, storage_faults
@@ -153,7 +156,24 @@ def test_transient_faults_are_retried_with_growing_random_waits(memory, monkeypa
     assert storage.read_bytes("memory://b/k", retries=3) == b"data"
     assert flaky.calls == 4
     assert len(no_waiting) == 3
-    assert all(0 <= wait <= 20 for wait in no_waiting)
+    assert all(0 <= wait <= 30 for wait in no_waiting)
+
+
+def test_the_default_retries_outlast_a_minute_of_throttling(memory, monkeypatch, no_waiting):
+    def busy(*_, **__):
+        raise TimeoutError("slow")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", busy)
+    totals = []
+    for _ in range(200):
+        no_waiting.clear()
+        with pytest.raises(TransientError):
+            storage.read_bytes("memory://b/k")
+        assert len(no_waiting) == storage.RETRIES == 5
+        assert all(0 <= wait <= most for wait, most in zip(no_waiting, (4, 16, 30, 30, 30), strict=True))
+        totals.append(sum(no_waiting))
+    assert 45 < sum(totals) / len(totals) < 65
+    assert max(totals) - min(totals) > 20  # jitter: workers that failed together don't come back together
 
 
 def test_faults_that_stay_are_transient_errors_with_a_message_fit_for_logs(memory, monkeypatch):
@@ -173,6 +193,8 @@ def test_faults_that_stay_are_transient_errors_with_a_message_fit_for_logs(memor
         (client_error("SlowDown", 503), TransientError),
         (client_error("InternalError", 500), TransientError),
         (client_error("Throttling", 429), TransientError),
+        (client_error("RequestTimeout", 400), TransientError),
+        (client_error("ThrottlingException", 400), TransientError),
         (client_error("AccessDenied", 403), storage.RefusedError),
         (client_error("InvalidBucketName", 400), storage.RefusedError),
         (client_error("NoSuchKey", 404), storage.NotFoundError),
@@ -183,6 +205,12 @@ def test_faults_that_stay_are_transient_errors_with_a_message_fit_for_logs(memor
         (OSError(errno.ENOSPC, "full"), ConfigurationError),
         (OSError(errno.EIO, "disk"), TransientError),
         (EOFError("short"), TransientError),
+        (OSError(errno.ELOOP, "links in a circle"), storage.RefusedError),
+        (httpx2.ConnectError("Name or service not known"), TransientError),
+        (httpx2.ReadTimeout("slow"), TransientError),
+        (httpx2.InvalidURL("no URL"), storage.RefusedError),
+        (requests.ConnectionError("refused"), TransientError),
+        (urllib3.exceptions.ProtocolError("broken"), TransientError),
     ],
 )
 def test_kinds_of_faults(memory, monkeypatch, fault, kind):
@@ -214,9 +242,12 @@ def test_a_refused_head_is_explained_by_a_get(memory, monkeypatch):
     assert (head.calls, get.calls) == (3, 3)  # nothing of this is retried
 
 
-def test_errors_of_the_program_stay_what_they_are(memory, monkeypatch):
+def test_unknown_faults_cost_one_file_and_name_their_kind(memory, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, *a, **k: (_ for _ in ()).throw(TypeError("bug")))
-    with pytest.raises(TypeError, match="bug"):
+    with pytest.raises(storage.RefusedError, match=r"bug \(builtins\.TypeError"):
+        storage.read_bytes("memory://b/k")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, *a, **k: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
         storage.read_bytes("memory://b/k")
 
 

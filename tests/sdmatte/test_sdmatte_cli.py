@@ -87,6 +87,28 @@ def test_alpha_cutout_and_preview(here, capsys):
     assert sorted(path.name for path in here.iterdir()) == ["alpha.png", "cutout.png", "photo.png", "sub"]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_compiling_is_announced(here, capsys, monkeypatch, loads, compiled):
+    from sdmatte import cutout
+
+    monkeypatch.setattr(cutout, "is_compiled", lambda: compiled)
+    monkeypatch.setattr(cutout, "estimate_foreground", lambda pixels, alpha: pixels)
+    assert main(["photo.png", *BOX]) == 0
+    assert "compiling" not in capsys.readouterr().err  # nothing to compile without colours
+    assert main(["photo.png", *BOX, "--cutout", "c.png", "--preview", "p.png"]) == 0
+    announced = capsys.readouterr().err.count("compiling the foreground estimation; once per machine")
+    assert announced == (0 if compiled else 1)
+
+
+def test_help_shows_no_credentials(here, capsys, monkeypatch):
+    monkeypatch.setenv("SDMATTE_MODEL", "https://me:SECRET@host/100%25/m.safetensors?sig=SECRET")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "https://host/100%25/m.safetensors" in "".join(out.split())
+    assert "SECRET" not in out
+
+
 def test_the_file_holds_what_the_model_says(here, capsys):
     assert main(["photo.png", *BOX, "--bits", "16", *MODEL]) == 0
     assert "wrote photo_alpha.png" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdmatte import cutout as module
-from sdmatte.cutout import checkerboard, composite, cutout, estimate_foreground, preview
+from sdmatte.cutout import checkerboard, composite, cutout, estimate_foreground, is_compiled, preview
 from sdmatte.errors import SDMatteError
 
 HAIR, BACKDROP = np.array([120, 60, 20]), np.array([30, 200, 60])
@@ -162,10 +162,21 @@ def test_pymatting_is_imported_when_it_is_needed_only():
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
+def test_compiled_code_is_looked_for_where_numba_keeps_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not is_compiled()
+    (tmp_path / "foreground_1a2b").mkdir()
+    (tmp_path / "foreground_1a2b/estimate_foreground_ml._estimate_fb_ml-61.py27.nbi").touch()  # of another Python
+    assert not is_compiled()
+    photo = np.full((3, 3, 3), 9, np.uint8)
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    estimate_foreground(photo, np.ones((3, 3), np.float32))
+    assert is_compiled()  # in the folder that numba chose
+
+
 def test_nowhere_to_cache_compiled_code(monkeypatch):
     """A read-only installation and home: numba refuses to define a cached function at all."""
-    import numba
-
+    numba = types.SimpleNamespace(config=types.SimpleNamespace(CACHE_DIR=""))
     calls = []
 
     def importer(name):
@@ -174,7 +185,7 @@ def test_nowhere_to_cache_compiled_code(monkeypatch):
             raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
         return types.SimpleNamespace(estimate_foreground_ml=lambda image, alpha: image)
 
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setitem(sys.modules, "numba", numba)
     monkeypatch.setattr(module, "import_module", importer)
     photo = np.full((3, 3, 3), 9, np.uint8)
     np.testing.assert_array_equal(estimate_foreground(photo, np.ones((3, 3), np.float32)), photo)

@@ -2,16 +2,20 @@
 
 import hashlib
 import http.server
+import importlib
 import json
 import shutil
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
+import huggingface_hub
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
@@ -128,11 +132,14 @@ def test_unreachable_hub_falls_back_to_the_cache(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         go_online(monkeypatch, unused.getsockname()[1])
-        monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries five times
+        pauses: list[float] = []
+        monkeypatch.setattr(time, "sleep", pauses.append)
         snapshot = cached_repository(hub_cache, "me/model", "model.safetensors")
         assert locate("me/model").weights == snapshot / "model.safetensors"
         assert "the hub can't be reached" in caplog.text
-        with pytest.raises(CheckpointError, match="the hub can't be reached"):
+        assert "HF_HUB_OFFLINE=1" in caplog.text
+        assert sum(pauses) <= 2  # the client's own retries would take half a minute
+        with pytest.raises(CheckpointError, match=r"the hub can't be reached .* HF_HUB_OFFLINE=1"):
             locate("me/other")
 
 
@@ -152,6 +159,7 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.folder = folder
         self.downloaded: list[str] = []
+        self.hiccups = 0
 
 
 class HubHandler(http.server.BaseHTTPRequestHandler):
@@ -170,6 +178,9 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 
     def respond(self, body: bool) -> None:
         path = self.path.partition("?")[0]
+        if self.server.hiccups:
+            self.server.hiccups -= 1
+            return self.fail(503, "Busy")
         if "me/gated" in path:
             return self.fail(403, "GatedRepo")
         if "me/model" not in path:
@@ -238,6 +249,22 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, hub_cache: Path, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert locate("me/model") == files
     assert hub.downloaded == []
+
+
+def test_a_hiccup_of_the_hub_is_survived(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.hiccups = 1
+    assert locate("me/model").weights.name == "model.safetensors"
+
+
+def test_a_failed_download_does_not_show_its_signed_url(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("403 Forbidden for url 'https://cdn-lfs.hf.co/me/blob?Signature=SECRET&Expires=1'")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match=r"403 Forbidden for url 'https://cdn-lfs.hf.co/me/blob") as caught:
+        locate("me/model")
+    assert "SECRET" not in printed(caught.value)
 
 
 def test_gated_repository(hub: Hub) -> None:
@@ -353,7 +380,7 @@ def test_short_copy_is_noticed(bucket: MemoryFileSystem, monkeypatch: pytest.Mon
         ("memory://bucket/none", "memory://bucket/none does not exist"),
         ("memory://bucket/MyMatte/none.pth", "none.pth does not exist"),
         ("memory://bucket/MyMatte/unet", "has no weights file at its top"),
-        ("nonsense://bucket/x", "can't be copied: ValueError: Protocol not known: nonsense"),
+        ("nonsense://bucket/x", "nonsense://bucket/x can't be read: fsspec knows no nonsense:// URLs here; check"),
         ("https://huggingface.co/LongfeiHuang/SDMatte", "give the repository as owner/name"),
     ],
 )
@@ -362,10 +389,75 @@ def test_faulty_urls(bucket: MemoryFileSystem, url: str, message: str) -> None:
         locate(url)
 
 
-def test_secrets_of_a_url_are_not_shown(bucket: MemoryFileSystem) -> None:
+def printed(error: BaseException) -> str:
+    """What a traceback of the error shows, its causes included."""
+    return "".join(traceback.format_exception(error, limit=0))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory://user:SECRET@bucket/none/a.pth?X-Amz-Signature=SECRET", "memory://bucket/none/a.pth does not exist"),
+        ("memory://user:SECRET@bucket/none", "memory://bucket/none does not exist"),
+        ("s3://key:SECRET@bucket/a.pth", "s3://bucket/a.pth can't be copied: "),  # no such bucket name
+    ],
+)
+def test_secrets_of_a_url_are_not_shown(bucket: MemoryFileSystem, url: str, shown: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        fetch_url("memory://user:secret@bucket/none/a.pth?X-Amz-Signature=secret", None)
-    assert "memory://bucket/none/a.pth" in str(caught.value)
+        fetch_url(url, None)
+    assert shown in str(caught.value)
+    assert "SECRET" not in printed(caught.value)
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_signatures_of_a_web_server_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(status)
+
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *args: object) -> None:
+            """Keep quiet."""
+
+    monkeypatch.setenv("SDMATTE_CACHE", str(tmp_path / "cache"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    host = f"127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            locate(f"http://me:SECRET@{host}/m.safetensors?X-Amz-Signature=SECRET%2F&X-Amz-Date=1")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert f"http://{host}/m.safetensors does not exist, or is refused: " in str(caught.value)
+    assert f"HTTP status {status}" in str(caught.value)
+    assert "SECRET" not in printed(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "cure"),
+    [
+        ("s3://bucket/model", "s3fs", "pip install 's3fs'"),
+        ("https://host/m.safetensors?sig=SECRET", "aiohttp", "pip install 'aiohttp'"),
+        ("gs://bucket/model", "gcsfs", "pip install 'gcsfs'"),
+        ("abfss://container@account/model", "adlfs", "pip install 'adlfs'"),
+        ("sftp://me:SECRET@host/model", "paramiko", 'requires "paramiko" to be installed'),
+    ],
+)
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, url: str, module: str, cure: str) -> None:
+    scheme = url.partition(":")[0]
+    registry = importlib.import_module("fsspec.registry")  # the attribute of that name is something else
+    monkeypatch.delitem(registry._registry, scheme, raising=False)
+    monkeypatch.delitem(sys.modules, f"fsspec.implementations.{scheme.removesuffix('s')}", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CheckpointError) as caught:
+        fetch_url(url, None)
+    assert cure in str(caught.value)
+    assert "SECRET" not in printed(caught.value)
 
 
 def test_s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,6 +180,24 @@ def test_the_default_size_is_the_papers() -> None:
     assert SDMatte.untrained(device="cpu").input_size == 1024
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ((1, 2, 30, 40), r"got tuple; did you mean Box\(1, 2, 30, 40\)\?"),
+        ([1, 2.5, 30, 40], r"got list; did you mean Box\(1, 2\.5, 30, 40\)\?"),
+        ([(1, 2), (3, 4)], r"got list; did you mean Points\(\[\(1, 2\), \.\.\.\]\)\?"),
+        (np.zeros((4, 4)), r"got ndarray; did you mean Mask\(array\)\?"),
+        (None, "got NoneType$"),
+        ("box", "got str$"),
+    ],
+)
+def test_what_is_no_prompt_is_told_apart_from_bad_prompts(value: object, message: str) -> None:
+    model = mini()
+    with pytest.raises(PromptError, match=f"Box, Points, Mask, Auto or Trimap, {message}") as caught:
+        model(np.zeros((50, 60, 3), np.uint8), value)  # type: ignore[call-overload]
+    assert caught.value.code == "prompt_malformed"
+
+
 def test_kinds_that_the_weights_do_not_know_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").rename(tmp_path / "SDMatte_plus.safetensors")

@@ -190,10 +190,22 @@ def test_a_masks_box_ends_at_its_last_pixel_inside() -> None:
     assert result.coordinates.tolist() == [0.25, 0.25, 0.75, 0.5]
 
 
-def test_a_mask_too_thin_for_the_grid_counts_as_empty() -> None:
-    mask = np.zeros((1000, 1000), bool)
-    mask[7, 7] = True
-    result = prompt_map(Mask(mask), 1000, 1000, (64, 64))
+def test_a_mask_too_thin_for_the_grid_sets_the_cells_it_touches() -> None:
+    speck = np.zeros((1000, 1000), bool)
+    speck[999, 7] = True
+    result = prompt_map(Mask(speck), 1000, 1000, (64, 64))
+    assert np.argwhere(result.pixels == 1).tolist() == [[63, 0]]
+    assert result.coordinates.tolist() == [0, 63 / 64, 0, 63 / 64]
+
+    wire = np.zeros((1000, 500), np.uint8)
+    wire[1, 100:400] = 255  # nearest neighbours look at rows 0, 15, 31, ...
+    result = prompt_map(Mask(wire), 500, 1000, (64, 128))
+    assert np.flatnonzero((result.pixels == 1).any(axis=1)).tolist() == [0]
+    assert np.flatnonzero(result.pixels[0] == 1).tolist() == list(range(100 * 128 // 500, 399 * 128 // 500 + 1))
+
+
+def test_an_empty_mask_is_the_whole_frame_without_anything_inside() -> None:
+    result = prompt_map(Mask(np.zeros((100, 100), bool)), 100, 100, (64, 64))
     assert (result.pixels == -1).all()
     assert result.coordinates.tolist() == [0, 0, 1, 1]
 

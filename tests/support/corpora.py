@@ -60,8 +60,8 @@ def samples(config: LabelConfig) -> list[Sample]:
 
 
 def codes(found: Iterable[Sample]) -> list[tuple[str, str | None]]:
-    """Return keys and error codes."""
-    return [(sample.key, sample.error and str(sample.error.code)) for sample in found]
+    """Return keys and error codes; ``transient`` stands for faults that have none."""
+    return [(sample.key, sample.error and str(getattr(sample.error, "code", "transient"))) for sample in found]
 
 
 def read_rows(config: LabelConfig, done: dict[str, bytes] | None = None) -> list[dict[str, Any]]:
