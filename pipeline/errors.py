@@ -18,7 +18,7 @@ class ErrorCode(StrEnum):
     IMAGE_MISSING = "image_missing"
     """A prompt or manifest row names an image that isn't there."""
     IMAGE_UNREADABLE = "image_unreadable"
-    """Storage refuses to hand out the image (permission, repeated faults)."""
+    """Storage refuses to hand out the image (permission, a URL it can't use)."""
     IMAGE_EMPTY = "image_empty"
     """Zero bytes."""
     IMAGE_UNSUPPORTED = "image_unsupported"

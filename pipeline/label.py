@@ -67,6 +67,11 @@ def label(config: LabelConfig) -> Summary:
     if run is not None and run.succeeded:
         return _already(run, names, start)
     index = load_prompt_index(config)
+    if index is not None and cluster_address(config) is None and index.nbytes > config.workers.object_store_mb * 5e5:
+        raise ConfigurationError(
+            f"the prompt file takes {index.nbytes / 1e6:.0f} MB in Ray's object store; set workers.object_store_mb to "
+            f"at least {3 * index.nbytes / 1e6:.0f}"
+        )
     with connected(config):
         resources = actor_resources(config)
         model = _probe_model(config, resources)
@@ -181,7 +186,7 @@ class _Read:
         import ray
 
         index = None if self._index is None else ray.get(self._index)
-        for table in ReadShards(self._config, index)(batch):
+        for table in ReadShards(self._config, index, self._progress.fault)(batch):
             shards = len(table) - table["ledger"].null_count
             objects = pc.sum(pc.list_value_length(table["prompts"])).as_py() or 0
             self._progress({IMAGES: len(table) - shards, OBJECTS: objects, SHARDS: shards})

@@ -346,7 +346,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
             fs, inner = kind(**kind._get_kwargs_from_urls(uri), **options), kind._strip_protocol(uri)  # noqa: SLF001
     except ImportError as error:
         raise RefusedError(f"can't use {public_uri(uri)}, whose protocol needs another package: {error}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - of any package
         raise translated(error, f"can't use {public_uri(uri)}", uri) from None
     return fs, inner
 

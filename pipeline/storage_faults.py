@@ -204,8 +204,12 @@ def fault_codes(error: BaseException) -> tuple[set[str], int | None]:
         if isinstance(response, dict):
             names.add(str(response.get("Error", {}).get("Code")))
             status = status or response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        for holder, attribute in ((link, "status"), (link, "status_code"), (link, "code"), (response, "status_code")):
-            value = None if status else getattr(holder, attribute, None)
+        for holder, attribute in ((link, "status"), (link, "status_code"), (response, "status_code"), (link, "code")):
+            value = (
+                None
+                if status or (attribute == "code" and hasattr(link, "status"))
+                else getattr(holder, attribute, None)
+            )
             if isinstance(value, int) and 400 <= value < 600:
                 status = value
     return names, status

@@ -162,7 +162,7 @@ def fetch_url(url: str, weights: str | None) -> tuple[str, Path, Path]:
         CheckpointError: It does not exist, or can't be read or copied.
     """
     shown = redact(url).rstrip("/")
-    if urlsplit(url).hostname in ("huggingface.co", "hf.co"):
+    if urlsplit(shown).hostname in ("huggingface.co", "hf.co"):
         raise CheckpointError(f"{shown} is a page of the hub: give the repository as owner/name instead")
     try:
         return _copy_model(url, shown, weights)

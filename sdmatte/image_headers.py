@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from sdmatte.jpeg_scans import has_hole
+
 Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"]
 """Allowed formats. MPO files (several JPEGs in a row, written by phones) count as JPEG: their first image is used."""
 
@@ -189,10 +191,13 @@ def damage(data: bytes, file_format: Format) -> Literal["truncated", "corrupt"] 
 
     Returns:
         ``"truncated"`` if the format's own end is missing (JPEG, PNG, WebP), ``"corrupt"`` if a checksum over
-        pixels is wrong (PNG), None if nothing was found.
+        pixels is wrong (PNG) or zeros stand where pixels were (JPEG, see :mod:`sdmatte.jpeg_scans`), None if nothing
+        was found.
     """
     if file_format == "JPEG":
-        return None if _has_jpeg_end(data) else "truncated"
+        if not _has_jpeg_end(data):
+            return "truncated"
+        return "corrupt" if has_hole(data) else None
     if file_format == "WEBP":
         return "truncated" if 8 + int.from_bytes(data[4:8], "little") > len(data) else None
     if file_format == "PNG":

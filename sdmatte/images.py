@@ -132,8 +132,10 @@ def decode_image(
 ) -> DecodedImage:
     """Decode an image completely, to upright RGB.
 
-    A JPEG whose missing rest was sealed with an end marker is the one kind of truncation that can't be told: its
-    decoder fills the rest and says nothing.
+    JPEGs have no checksum, and their decoder repairs what it can without a word. Not noticed are a missing rest that
+    was sealed with an end marker, and damage in the middle: other bytes than zeros, and zeros that are legal under
+    the file's own tables (see :mod:`sdmatte.jpeg_scans`; most holes in JPEGs with the tables of the standard are
+    found, and most in optimised and progressive ones are not).
 
     Args:
         source: The bytes of a file, a path, a Pillow image (its current frame; its EXIF orientation is applied), or
@@ -297,7 +299,7 @@ def _check_damage(data: bytes, file_format: Format) -> None:
         case "truncated":
             raise ImageError("image_truncated", f"this {file_format} file ends too early; fetch it again")
         case "corrupt":
-            raise ImageError("image_corrupt", f"this {file_format} file's pixels fail their checksum; fetch it again")
+            raise ImageError("image_corrupt", f"this {file_format} file's pixels are damaged; fetch it again")
 
 
 def _check_pillow() -> None:

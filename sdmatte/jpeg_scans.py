@@ -78,7 +78,7 @@ def has_hole(data: bytes) -> bool:
                     return True
             else:
                 _note(state, marker, segment)
-    except (IndexError, KeyError):
+    except (IndexError, KeyError, ValueError):
         return False  # cut or damaged headers: the decoder's business
     return False
 
@@ -149,7 +149,7 @@ def _impossible(state: _State, header: bytes, zeros: int) -> bool:
     flat = sum(state.components[identifier][0] for identifier, _ in chosen) * 32
     if absurd and zeros >= 2 * absurd + (flat if count > 1 else 0):
         return True
-    return max(falls, default=0) * (zeros // mcu - 1) > _DC_RANGE
+    return mcu > 0 and max(falls, default=0) * (zeros // mcu - 1) > _DC_RANGE
 
 
 def _all_zero_block(code: _Code, band: int) -> tuple[int, bool]:

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 _NOT_READ = (
     *(".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma", ".tar.br", ".tar.z", ".zip", ".7z", ".rar"),
-    *(".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".csv", ".tsv"),
+    *(".jsonl.gz", ".jsonl.zst", ".ndjson.gz"),
 )  # what people may take for shards or manifests
 
 _BYTES_PER_PIXEL = 8  # of the most wasteful file: four channels of 16 bits, not compressed
@@ -147,9 +147,7 @@ def list_inputs(config: LabelConfig, suffixes: tuple[str, ...]) -> dict[str, Fil
     return named
 
 
-def no_inputs(
-    path: str, wanted: str, config: LabelConfig, passed_over: Sequence[str] = ()
-) -> ConfigurationError:
+def no_inputs(path: str, wanted: str, config: LabelConfig, passed_over: Sequence[str] = ()) -> ConfigurationError:
     """Return the error of a configured path that has nothing to read: because it isn't there, or holds other files."""
     if not glob.has_magic(path) and not storage.exists(path, retries=config.workers.retries):
         return ConfigurationError(f"input.path {public_uri(path)} does not exist; correct it")
@@ -238,7 +236,7 @@ def parse_prompts(name: str, data: bytes, where: str) -> list[RawPrompt]:
     """Read the prompts of a file beside an image.
 
     Args:
-        name: Its name, which ends in one of the :data:`PROMPT_EXTENSIONS`.
+        name: Its name, which ends in one of :data:`pipeline.sources.names.PROMPT_EXTENSIONS`.
         data: Its content.
         where: What messages call it.
     """

@@ -10,20 +10,20 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import LabelConfig
-from pipeline.errors import BadInputError, ConfigurationError, ErrorCode, TransientError
+from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id, key_hash, show
 from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
 from pipeline.sources.base import (
-    IMAGE_EXTENSIONS,
-    PROMPT_EXTENSIONS,
     Sample,
     Shard,
     check_first,
     fetch,
     fetch_mask,
     input_paths,
+    no_inputs,
     parse_prompts,
 )
+from pipeline.sources.names import IMAGE_EXTENSIONS, PROMPT_EXTENSIONS, foreign, image_kind
 from pipeline.sources.references import inside
 from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
 
@@ -58,10 +58,7 @@ class FolderSource:
         visible = [file for file in files if not _is_hidden(file.name)]
         items = _items(visible, inline=self._inline)
         if not any(item["is_image"] for item in items):
-            raise ConfigurationError(
-                f"input.path {public_uri(path)} has no images ({', '.join(sorted(IMAGE_EXTENSIONS))}); "
-                "correct it, or input.kind"
-            )
+            raise no_inputs(path, f"no images ({', '.join(sorted(IMAGE_EXTENSIONS))})", self._config)
         check_first(visible, self._config)
         for boundary, chunk in _chunks(items, self._config.input.images_per_shard):
             spec = {"root": root, "name": name, "items": chunk}
@@ -104,6 +101,8 @@ class FolderSource:
             )
         if not item["is_image"]:
             raise BadInputError(ErrorCode.IMAGE_MISSING, "there are prompts, but no image beside them")
+        if image_kind(item["path"]) == "foreign":
+            raise foreign(item["path"])
         return fetch(uri, item["size"], self._config)
 
     def _prompts(self, uri: str) -> list[RawPrompt]:
@@ -135,17 +134,24 @@ def _items(files: list[FileInfo], *, inline: bool) -> list[dict[str, Any]]:
         ending = next((ending for ending in PROMPT_EXTENSIONS if base.lower().endswith(f".{ending}")), None)
         if ending and inline:
             beside.setdefault(f"{folder}{slash}{base[: -len(ending) - 1]}", []).append(file.name)
-        elif base.lower().rpartition(".")[2] in IMAGE_EXTENSIONS and not _is_mask(file.name):
+        elif image_kind(base) and not _is_mask(file.name):
             images.append(file)
+    readable = {_stem(image.name) for image in images if image_kind(image.name) == "image"}
+    # A camera's raw file beside its JPEG is the same picture.
+    images = [image for image in images if image_kind(image.name) == "image" or _stem(image.name) not in readable]
     owners: dict[str, str] = {}
     items = []
     for image in images:
-        stem = image.name.rpartition(".")[0]
+        stem = _stem(image.name)
         owner = owners.setdefault(stem, image.name) if stem in beside else image.name
         mine = beside.get(stem, []) if owner == image.name else []
         items.append(_item(image.name, image, mine, None if owner == image.name else owner))
     items += [_item(stem, None, names, None) for stem, names in beside.items() if stem not in owners]
     return sorted(items, key=lambda item: str(item["path"]))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _item(path: str, image: FileInfo | None, prompts: list[str], owner: str | None) -> dict[str, Any]:

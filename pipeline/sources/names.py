@@ -54,7 +54,7 @@ def member_name(path: str) -> MemberName | None:
     """
     folder, slash, base = path.rpartition("/")
     hidden = base[: len(base) - len(base.lstrip("."))]  # the dot of .hidden.jpg is not the one before an extension
-    stem, dot, rest = base[len(hidden) :].partition(".")
+    stem, dot, _ = base[len(hidden) :].partition(".")
     if not stem or not dot or base.startswith("._"):
         return None
     head = f"{folder}{slash}{hidden}"

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from typing import IO, Self
+from typing import Any, Self
 
 from pipeline.prompts import clean_text
 
@@ -22,7 +22,7 @@ TAR_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 _CHUNK = 2**20
 # These check sums and read files of several parts, which tarfile's own readers don't.
-_READERS: dict[bytes, Callable[[BufferedReader], IO[bytes]]] = {
+_READERS: dict[bytes, Callable[[BufferedReader], Any]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"BZ": bz2.BZ2File,
     b"\xfd7": lzma.LZMAFile,
@@ -59,7 +59,8 @@ def tar_members(stream: BufferedReader) -> Iterator[TarMember]:
         tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError: It is damaged (:data:`TAR_DAMAGE`).
         PipelineError: The stream's own faults.
     """
-    plain = _READERS.get(stream.peek(2)[:2], lambda stream: stream)(stream)
+    reader = _READERS.get(stream.peek(2)[:2])
+    plain = reader(stream) if reader else stream
     with tarfile.open(fileobj=plain, mode="r|*", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined] # tarfile would remember them all

@@ -1,11 +1,13 @@
 """WebDataset: tar files whose members belong together by name (``cat.jpg``, ``cat.prompts.jsonl``, ``cat.mask.png``).
 
-The key of a member is its path up to the first dot of its file name; the members of an image stand one after the
-other. Tars are streamed: at most one image and its siblings are in memory, and nothing is ever unpacked to disk.
+The key of a member is its path up to the first dot of its file name (names with more dots:
+:func:`pipeline.sources.names.member_name`); the members of an image stand one after the other. Tars are streamed: at
+most one image and its siblings are in memory, and nothing is ever unpacked to disk.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +18,6 @@ from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id
 from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
 from pipeline.sources.base import (
-    IMAGE_EXTENSIONS,
-    PROMPT_EXTENSIONS,
     Sample,
     Shard,
     list_inputs,
@@ -26,10 +26,13 @@ from pipeline.sources.base import (
     too_large,
     unreadable,
 )
-from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, TarMember, tar_members
+from pipeline.sources.names import Kind, foreign, member_name
+from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, tar_members
 from pipeline.storage import RefusedError, open_stream, public_uri
 
 _BROKEN = (*TAR_DAMAGE, TransientError, RefusedError)
+_FAMILY_BYTES = 64 * 2**20  # of images whose names begin alike; then they count as families of their own
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +41,37 @@ class _Member:
 
     Attributes:
         name: Path in the tar.
-        extension: What follows the first dot of the file name.
+        kind: What its name says it is.
         data: Content; None where it is too large, or of no use.
         size: Bytes.
     """
 
     name: str
-    extension: str
+    kind: Kind
     data: bytes | None
     size: int
 
 
 @dataclass(slots=True)
 class _Group:
-    """Members that follow each other and have the same key."""
+    """Members that have the same key.
+
+    Attributes:
+        key: Of the image.
+        members: All that have it.
+        family: These, and the other members whose names are equal up to the first dot.
+    """
 
     key: str
+    family: list[_Member]
     members: list[_Member] = field(default_factory=list)
-    images: list[_Member] = field(default_factory=list)
-    prompts: list[_Member] = field(default_factory=list)
+
+    def of(self, kind: Kind) -> list[_Member]:
+        return [member for member in self.members if member.kind == kind]
 
     def load_mask(self, name: str) -> bytes:
-        for member in self.members:
-            if member.extension == name and member.data is not None:
+        for member in self.family:
+            if member.name == f"{self.key}.{name}" and member.data is not None:
                 return member.data
         raise BadInputError(
             ErrorCode.PROMPT_MALFORMED,
@@ -84,18 +95,34 @@ class WebDatasetSource:
         """See :class:`pipeline.sources.base.Source`. Keys must be unique in their shard."""
         uri = shard.spec["uri"]
         seen: Counter[str] = Counter()
+        passed: Counter[str] = Counter()
         try:
             with open_stream(uri, retries=self._config.workers.retries) as stream:
-                for group in _groups(stream, max_bytes(self._config.input.max_pixels)):
-                    yield from self._samples(shard, group, seen)
+                for family in _families(stream, max_bytes(self._config.input.max_pixels), passed):
+                    yield from self._family(shard, family, seen)
         except _BROKEN as error:
             yield unreadable(shard, clean_text(public_uri(uri)), error, seen.total())
+        if passed:
+            level = logging.INFO if seen else logging.WARNING
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
+            _log.log(level, "%s: passed over members that are neither images nor prompts: %s", shard.name, counts)
 
-    def _samples(self, shard: Shard, group: _Group, seen: Counter[str]) -> Iterator[Sample]:
+    def _family(self, shard: Shard, groups: list[_Group], seen: Counter[str]) -> Iterator[Sample]:
         uri = clean_text(public_uri(shard.spec["uri"]))
-        prompts = self._prompts(group, uri) if self._inline else []
-        masks = {raw.content.get("mask") for raw in prompts if isinstance(raw.content.get("mask"), str)}
-        images = [member for member in group.images if member.extension not in masks]
+        prompts = [self._prompts(group, uri) if self._inline else [] for group in groups]
+        masks = {
+            f"{group.key}.{raw.content.get('mask')}"
+            for group, raws in zip(groups, prompts, strict=True)
+            for raw in raws
+        }
+        for group, raws in zip(groups, prompts, strict=True):
+            yield from self._samples(shard, group, raws, masks, seen)
+
+    def _samples(
+        self, shard: Shard, group: _Group, prompts: list[RawPrompt], masks: set[str], seen: Counter[str]
+    ) -> Iterator[Sample]:
+        uri = clean_text(public_uri(shard.spec["uri"]))
+        images = [member for member in group.of("image") if member.name not in masks] or group.of("foreign")
         if not images and not prompts:
             return
         for number, image in enumerate(images or [None]):
@@ -124,11 +151,13 @@ class WebDatasetSource:
             )
         if image is None:
             return BadInputError(ErrorCode.IMAGE_MISSING, f"the shard has prompts for {group.key}, but no image")
+        if image.kind == "foreign":
+            return foreign(image.name)
         return too_large(image.size, self._config.input.max_pixels) if image.data is None else None
 
     def _prompts(self, group: _Group, uri: str) -> list[RawPrompt]:
         found: list[RawPrompt] = []
-        for member in group.prompts:
+        for member in group.of("prompts"):
             where = f"{uri}#{member.name}"
             if member.data is None:
                 found.append(unreadable_prompts(where, f"has {member.size} bytes, too many to be read"))
@@ -140,37 +169,35 @@ class WebDatasetSource:
 # --- grouping --------------------------------------------------------------------------------------------------------
 
 
-def _groups(stream: BufferedReader, limit: int) -> Iterator[_Group]:
-    """Yield groups; the one in which a tar breaks off is not yielded.
+def _families(stream: BufferedReader, limit: int, passed: Counter[str]) -> Iterator[list[_Group]]:
+    """Yield the groups of members whose names are equal up to the first dot; not those in which a tar breaks off.
+
+    Only together do they tell whether ``cat.dog.png`` is a mask, which a prompt of ``cat`` names, or an image.
 
     Args:
         stream: Of the tar file.
         limit: Bytes of a member that is read, and half of what is kept of the members of a group.
+        passed: Counts members that are of no use, by extension.
     """
-    group: _Group | None = None
+    current = ""
+    groups: dict[str, _Group] = {}
+    members: list[_Member] = []
     for file in tar_members(stream):
-        folder, slash, file_name = file.name.rpartition("/")
-        stem, dot, extension = file_name.partition(".")
-        if not stem or not dot:
+        name = member_name(file.name)
+        if name is None or (name.kind == "other" and not file.name.lower().endswith(".png")):
+            passed[file.name.rpartition("/")[2].rpartition(".")[2][:20]] += 1
+        if name is None:
             continue
-        key = f"{folder}{slash}{stem}"
-        if group is None or group.key != key:
-            if group is not None:
-                yield group
-            group = _Group(key)
-        _add(group, file, extension, limit)
-    if group is not None:
-        yield group
-
-
-def _add(group: _Group, file: TarMember, suffix: str, limit: int) -> None:
-    extension = suffix.lower()
-    useful = extension in IMAGE_EXTENSIONS or extension in PROMPT_EXTENSIONS or extension.endswith(".png")
-    kept = sum(len(other.data or b"") for other in group.members)
-    fits = kept + file.size <= limit * 2 and file.size <= limit
-    member = _Member(file.name, suffix, file.read() if useful and fits else None, file.size)
-    group.members.append(member)
-    if extension in IMAGE_EXTENSIONS:
-        group.images.append(member)
-    elif extension in PROMPT_EXTENSIONS:
-        group.prompts.append(member)
+        full = name.key not in groups and sum(len(member.data or b"") for member in members) > _FAMILY_BYTES
+        if groups and (name.family != current or full):
+            yield list(groups.values())
+            groups, members = {}, []
+        current = name.family
+        group = groups.setdefault(name.key, _Group(name.key, members))
+        kept = sum(len(other.data or b"") for other in group.members)
+        useful = name.kind in ("image", "prompts") or file.name.lower().endswith(".png")
+        fits = kept + file.size <= limit * 2 and file.size <= limit
+        group.members.append(_Member(file.name, name.kind, file.read() if useful and fits else None, file.size))
+        members.append(group.members[-1])
+    if groups:
+        yield list(groups.values())

@@ -67,7 +67,9 @@ def test_binary_files_and_unknown_stores_are_faults_of_the_configuration(tmp_pat
         load_config(str(tmp_path))
 
 
-def test_a_configuration_in_a_store_is_retried_and_its_credentials_stay_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_in_a_store_is_retried_and_its_credentials_stay_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[float] = []
     monkeypatch.setattr(storage_faults, "_sleep", waits.append)
     MemoryFileSystem.store.clear()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline import commits
@@ -21,13 +22,19 @@ from pipeline.provenance import ModelIdentity
 from pipeline.runs import RunDirectory, read_records
 from pipeline.sources import make_source
 from pipeline.stages import read
+from pipeline.stages.matte import OUTPUT
 from support.corpora import BOX, image, lines, read_rows
 
 MODEL = ModelIdentity("m", "ab" * 32, "float32")
 
 
 def config(kind: str, path: Path, run: Path, *more: str) -> LabelConfig:
-    settings = [f"input.kind={kind}", f"input.path={path}", f"output.path={run}", "model.source=untrained:sdmatte-mini"]
+    settings = [
+        f"input.kind={kind}",
+        f"input.path={path}",
+        f"output.path={run}",
+        "model.source=untrained:sdmatte-mini",
+    ]
     small = ["model.input_size=64", "output.contact_sheet=0", "workers.cpus_per_actor=0.5", "workers.retries=0"]
     return load_config(None, [*settings, *small, *more])
 
@@ -55,7 +62,11 @@ def test_a_run_is_incomplete_after_an_outage_and_the_same_command_completes_it(t
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     far = f"http://127.0.0.1:{port}/far.png"
-    rows = [{"image": "photos/near.png", "prompts": [BOX]}, {"image": far, "prompts": [BOX]}, {"image": far, "key": "2"}]
+    rows = [
+        {"image": "photos/near.png", "prompts": [BOX]},
+        {"image": far, "prompts": [BOX]},
+        {"image": far, "key": "2"},
+    ]
     (tmp_path / "m.jsonl").write_bytes(lines(*rows))
     settings = config("manifest", tmp_path / "m.jsonl", tmp_path / "run", "input.images_per_shard=2")
 
@@ -103,7 +114,7 @@ def test_unmatched_prompts_are_committed_in_parts_and_gone_on_with(
     commit()
     assert committed() == []  # not known while a shard is unread
     ledger = read_rows(settings)[-1]["ledger"] | {"records": 0, "id_sum": 0}
-    commits.write_part(run.path, "part-a", _ledger_row(shards[0].name, ledger))
+    commits.write_part(run.path, "part-a", pa.Table.from_pylist([{"shard": shards[0].name, "ledger": ledger}], OUTPUT))
 
     write, parts = job.write_part, []
 
@@ -128,9 +139,3 @@ def test_unmatched_prompts_are_committed_in_parts_and_gone_on_with(
     assert run.reconcile([shard.name for shard in shards]).complete
     commit()
     assert len(committed()) == 3
-
-
-def _ledger_row(shard: str, ledger: dict[str, Any]) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist([{"shard": shard, "ledger": ledger}], read.IMAGE_ROWS).select(["shard", "ledger"])

@@ -3,13 +3,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, TransientError
 from pipeline.ids import id_sum, image_id, key_hash, record_id
@@ -17,7 +15,7 @@ from pipeline.prompt_files import load_prompt_index
 from pipeline.prompts import parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
-from pipeline.sources import base, make_source, webdataset
+from pipeline.sources import base, make_source
 from pipeline.stages import read
 from pipeline.stages.read import PLAN, ReadShards, plan_table, unmatched_rows
 from support.corpora import BOX, codes, image, lines, read_rows, reading_config, tar
@@ -294,7 +292,9 @@ def test_prompts_without_image_are_records_of_a_shard_of_their_own(tmp_path):
     found = ids(rows)
     assert len(set(found)) == 6
     assert rows[-1]["ledger"] == {"images": 0, "records": 6, "id_sum": id_sum(found), "matched": []}
-    assert [len(table) for table in unmatched_rows(index, {key_hash(k) for k in ("a.png", "gone.png", "far.png")})] == [3]
+    assert [
+        len(table) for table in unmatched_rows(index, {key_hash(k) for k in ("a.png", "gone.png", "far.png")})
+    ] == [3]
 
 
 def test_prompts_without_image_come_in_tables_of_bounded_size(tmp_path, monkeypatch):
@@ -319,86 +319,6 @@ def test_prompts_without_image_come_in_tables_of_bounded_size(tmp_path, monkeypa
 def test_nothing_unmatched(tmp_path):
     config = with_prompt_file(tmp_path, BOX | {"image": "a.png"})
     assert list(unmatched_rows(load_prompt_index(config), {key_hash("a.png")})) == []
-
-
-# --- outages ---------------------------------------------------------------------------------------------------------
-
-
-def outage(monkeypatch, *endings):
-    """Let the store fail over files whose names end so."""
-    whole = storage.read_bytes
-
-    def failing(uri, **options):
-        if uri.endswith(endings):
-            raise TransientError(f"can't read {uri}: 503")
-        return whole(uri, **options)
-
-    monkeypatch.setattr(storage, "read_bytes", failing)
-
-
-@pytest.mark.parametrize("missing", ["b.png", "b.prompts.jsonl", "m.png"])
-def test_what_the_store_fails_to_hand_out_is_left_for_the_next_job(tmp_path, monkeypatch, missing):
-    (tmp_path / "in").mkdir()
-    files = {"a.png": image(), "a.prompts.jsonl": lines(BOX), "c.png": image(), "c.prompts.jsonl": lines(BOX, POINTS)}
-    files |= {"b.png": image(), "b.prompts.jsonl": lines(BOX, {"mask": "masks/m.png"})}
-    for name, data in files.items():
-        (tmp_path / "in" / name).write_bytes(data)
-    (tmp_path / "in/masks").mkdir()
-    (tmp_path / "in/masks/m.png").write_bytes(image(shade=255))
-    config = reading_config("folder", tmp_path / "in", input={"images_per_shard": 1_000_000})
-    (shard,) = make_source(config).shards()
-    (whole,) = ReadShards(config)(plan_table([shard], {}))
-
-    warnings = []
-    with monkeypatch.context() as patch:
-        outage(patch, missing)
-        (table,) = ReadShards(config, warn=warnings.append)(plan_table([shard], {}))
-    rows = table.to_pylist()
-    assert outcome(rows) == [("a.png", [None]), ("c.png", [None, None])]
-    assert table["ledger"].null_count == len(table)  # not read to its end
-    (warning,) = warnings
-    assert shard.name in warning
-    assert f"{tmp_path}/in/b.png" in warning
-    assert missing in warning
-    assert "503" in warning
-
-    done = np.array(ids(rows), "<i8").tobytes()
-    (rest,) = ReadShards(config)(plan_table([shard], {shard.name: done}))
-    assert outcome(rest.to_pylist()) == [("b.png", [None, None])]
-    assert rest["ledger"][-1] == whole["ledger"][-1]
-
-
-def test_a_manifest_goes_on_over_an_image_that_the_store_fails_over(tmp_path, monkeypatch):
-    rows = [{"image": name, "prompts": [BOX]} for name in ("a.png", "b.png", "c.png", "gone.png")]
-    (tmp_path / "m.jsonl").write_bytes(lines(*rows))
-    for name in "abc":
-        (tmp_path / f"{name}.png").write_bytes(image())
-    outage(monkeypatch, "b.png")
-    found = read_rows(reading_config("manifest", tmp_path / "m.jsonl"))
-    assert outcome(found) == [("a.png", [None]), ("c.png", [None]), ("gone.png", ["image_missing"])]
-    assert not any(row["ledger"] for row in found)
-
-
-def test_a_tar_that_cannot_be_opened_for_now_leaves_an_empty_table(tmp_path, monkeypatch):
-    config = write(tmp_path, [("a.png", image())])
-    (shard,) = make_source(config).shards()
-    monkeypatch.setattr(webdataset, "open_stream", mock.Mock(side_effect=TransientError("can't open it: timeout")))
-    warnings = []
-    (table,) = ReadShards(config, warn=warnings.append)(plan_table([shard], {}))
-    assert table.schema == IMAGE_ROWS
-    assert len(table) == 0
-    assert len(warnings) == 1
-    assert "a.tar" in warnings[0]
-    assert "timeout" in warnings[0]
-    assert list(ReadShards(config)(plan_table([shard], {})))  # nobody need listen
-
-
-def test_masks_of_a_prompt_file_in_an_outage(tmp_path, monkeypatch):
-    config = with_prompt_file(tmp_path, {"image": "a.png", "mask": "m.png"}, BOX | {"image": "b.png"})
-    outage(monkeypatch, "m.png")
-    rows = read_rows(config)
-    assert outcome(rows) == [("b", [None])]
-    assert not any(row["ledger"] for row in rows)
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "folder", "manifest"])
@@ -457,7 +377,7 @@ def test_the_documented_source_is_a_source(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.jpg").write_bytes(b"1")
     names = {"BadInputError": BadInputError, "Iterator": Iterator, "LabelConfig": LabelConfig, "fetch": base.fetch}
-    names |= {"Sample": base.Sample, "Shard": base.Shard, "image_id": image_id}
+    names |= {"Sample": base.Sample, "Shard": base.Shard, "image_id": image_id, "TransientError": TransientError}
     exec(example.replace("s3://bucket", str(tmp_path)).replace("b.jpg", "gone.jpg"), names)
     source = names["ListSource"](reading_config("folder", tmp_path))
     (shard,) = source.shards()

@@ -213,7 +213,7 @@ def test_what_is_larger_than_any_image_may_be_is_not_read(
 
 
 def test_pictures_that_are_damaged_are_noted(run: RunDirectory) -> None:
-    damaged = {"alpha": {"bytes": b"no png", "path": None}, "prompt_mask": png(Image.new("1", (8, 6)))[:50]}
+    damaged = {"alpha": {"bytes": b"no png", "path": None}, "prompt_mask": png(Image.new("1", (8, 6)))[:40]}
     add(run, "bad", ok_record("bad", "bad", None, **damaged))
     row = next(row for row in collect(run.path, limit=40) if row.key == "bad")
     assert (row.alpha, row.mask, row.notes) == (None, None, ("mask unreadable", "alpha unreadable"))

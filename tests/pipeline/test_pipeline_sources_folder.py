@@ -231,7 +231,7 @@ def test_specs_are_plain_json_also_for_odd_names(tmp_path):
 @pytest.mark.parametrize("path", ["nowhere", "empty"])
 def test_nothing_to_read_is_a_fault_of_the_configuration(tmp_path, path):
     put(tmp_path, {"empty/notes.txt": b"", "empty/a.mask.png": b""})
-    with pytest.raises(ConfigurationError, match="no images"):
+    with pytest.raises(ConfigurationError, match=r"no images|nowhere does not exist"):
         make_source(reading_config("folder", tmp_path / path)).shards()
 
 
@@ -259,7 +259,13 @@ def test_s3(s3_server):
     assert second.load_mask("b.mask.png") == b"3"
     with pytest.raises(BadInputError):
         second.load_mask("../../out.png")
-    with pytest.raises(ConfigurationError, match="no images"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         make_source(reading_config("folder", "s3://folder-tests/nothing")).shards()
-    with pytest.raises(ConfigurationError, match="no images"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         make_source(reading_config("folder", "s3://folder-tests-nowhere")).shards()
+
+
+def test_images_of_foreign_formats_are_error_records(tmp_path):
+    put(tmp_path, {"a.jfif": image("JPEG"), "b.heic": b"1", "c.dng": b"2", "c.jpg": image("JPEG")})
+    found = samples(reading_config("folder", tmp_path))
+    assert codes(found) == [("a.jfif", None), ("b.heic", "image_unsupported"), ("c.jpg", None)]

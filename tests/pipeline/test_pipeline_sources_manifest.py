@@ -12,7 +12,7 @@ from pipeline.errors import BadInputError, ConfigurationError, TransientError
 from pipeline.ids import image_id
 from pipeline.sources import make_source, manifest
 from pipeline.sources.references import resolve
-from support.corpora import BOX, codes, lines, reading_config, samples
+from support.corpora import BOX, codes, lines, read_rows, reading_config, samples
 
 
 @pytest.fixture(autouse=True)
@@ -351,3 +351,21 @@ def test_s3(s3_server):
     assert found[0].etag == client.head_object(Bucket="manifest-tests", Key="images/a.jpg")["ETag"].strip('"')
     found = samples(reading_config("manifest", "s3://manifest-tests/lists/*.parquet"))
     assert [(sample.key, sample.data) for sample in found] == [("x", b"1"), ("y", b"1"), ("z", b"1")]
+
+
+def test_urls_that_can_not_be_used_cost_their_row(tmp_path):
+    urls = [
+        "s3://",
+        "https://",
+        "http://[::1",
+        "gs://bucket/a.jpg",
+        "az://box/a.jpg",
+        "s3://AKIAKEY:SECRETKEY@bucket/x",
+    ]
+    (tmp_path / "m.jsonl").write_bytes(lines(*({"image": url} for url in urls)))
+    rows = read_rows(reading_config("manifest", tmp_path / "m.jsonl"))
+    prompts = [prompt for row in rows for prompt in row["prompts"] or []]
+    assert [prompt["error_code"] for prompt in prompts] == ["image_unreadable"] * 6
+    words = ["not a usable", "not a usable", "not a usable", "gcsfs", "adlfs", "environment"]
+    assert all(word in prompt["error_message"] for word, prompt in zip(words, prompts, strict=True))
+    assert "SECRETKEY" not in repr(rows)

@@ -4,6 +4,7 @@ import os
 import random
 import tarfile
 import tracemalloc
+from collections import Counter
 from unittest import mock
 
 import boto3
@@ -46,8 +47,8 @@ def test_members_are_grouped_by_key(tmp_path):
             ]
         ),
     )
-    assert codes(found) == [("dogs/a", None), ("c", None)]
-    first, second = found
+    assert codes(found) == [("dogs/a", None), (".hidden", None), ("b.v2", None), ("c", None)]
+    first, *_, second = found
     assert first.data == jpeg
     assert first.uri == f"{tmp_path}/a.tar#dogs/a.jpg"
     assert first.path == "dogs/a.jpg"
@@ -58,6 +59,76 @@ def test_members_are_grouped_by_key(tmp_path):
     with pytest.raises(BadInputError, match=r"dogs/a\.other\.png"):
         first.load_mask("other.png")
     assert [raw.content for raw in second.prompts] == [{"box": [1, 2, 3, 4]}]
+
+
+def test_names_with_more_dots(tmp_path):
+    found = read(
+        tmp_path,
+        tar(
+            [
+                ("photo.jpg", b"1"),
+                ("photo.prompts.jsonl", lines(BOX)),
+                ("photo.v2.jpg", b"2"),
+                ("photo.v2.mask.png", b"mask 2"),
+                ("photo.v2.prompts.jsonl", lines({"mask": "mask.png"})),
+                ("photo.v3.mask.png", b"mask 3"),
+                ("photo.v3.png", b"3"),
+                ("x.cat.png", b"a cat"),
+                ("x.dog.png", b"a dog"),
+                ("x.jpg", b"4"),
+                ("x.prompts.jsonl", lines({"mask": "dog.png"}, {"mask": "cat.png"})),
+            ]
+        ),
+    )
+    assert codes(found) == [("photo", None), ("photo.v2", None), ("photo.v3", None), ("x", None)]
+    assert [sample.data for sample in found] == [b"1", b"2", b"3", b"4"]
+    assert [len(sample.prompts) for sample in found] == [1, 1, 0, 2]
+    assert found[1].load_mask("mask.png") == b"mask 2"
+    assert (found[3].load_mask("dog.png"), found[3].load_mask("cat.png")) == (b"a dog", b"a cat")
+    # A picture that no prompt calls its mask is an image: better a record too many than one too few.
+    assert codes(read(tmp_path, tar([("a.depth.png", b"1"), ("a.jpg", b"2")]))) == [("a.depth", None), ("a", None)]
+
+
+def test_images_that_begin_alike_are_not_all_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset, "_FAMILY_BYTES", 1000)
+    members = [(f"v1.{n}.{ending}", b"x" * 600) for n in range(9) for ending in ("jpg", "mask.png")]
+    assert codes(read(tmp_path, tar(members))) == [(f"v1.{n}", None) for n in range(9)]
+    (tmp_path / "a.tar").write_bytes(tar(members))
+    with storage.open_stream(str(tmp_path / "a.tar")) as stream:
+        assert max(len(family) for family in webdataset._families(stream, 10_000, Counter())) == 1
+
+
+def test_no_kind_of_image_is_lost_without_a_word(tmp_path, caplog):
+    caplog.set_level("INFO", "pipeline")
+    found = read(
+        tmp_path,
+        tar(
+            [
+                ("a.jfif", b"1"),
+                ("b.HEIC", b"2"),
+                ("b.prompts.jsonl", lines(BOX)),
+                ("c.avif", b"3"),
+                ("d.dng", b"4"),
+                ("d.jpg", b"5"),
+                ("._e.jpg", b"a resource fork"),
+                ("e.jpg", b"6"),
+                ("e.txt", b"text"),
+                ("f.cls", b"7"),
+                ("README", b""),
+            ]
+        ),
+    )
+    assert codes(found) == [
+        ("a", None),
+        ("b", "image_unsupported"),
+        ("c", "image_unsupported"),
+        ("d", None),
+        ("e", None),
+    ]
+    assert "convert it to JPEG" in str(found[1].error)
+    assert len(found[1].prompts) == 1
+    assert found[3].data == b"5"
+    assert "1 README, 1 cls, 1 jpg, 1 txt" in caplog.text
 
 
 def test_images_without_prompts_and_prompts_without_image(tmp_path):
@@ -282,7 +353,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path):
 
 
 def test_shard_names_are_relative_sorted_and_unique(tmp_path):
-    for name in ("x/1.tar", "x/0.tar", "y/0.tar", "x/readme.txt"):
+    for name in ("x/1.tar", "x/0.tar", "y/0.tar", "x/readme.txt", "x/2.tar.zst"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(tar([]))
 
@@ -301,6 +372,23 @@ def test_nothing_to_read_is_a_fault_of_the_configuration(tmp_path, path):
     paths = [f"{tmp_path}/{part}" for part in path] if isinstance(path, list) else f"{tmp_path}/{path}"
     with pytest.raises(ConfigurationError, match=r"input\.path"):
         WebDatasetSource(reading_config("webdataset", paths)).shards()
+
+
+def test_what_is_not_there_and_what_can_not_be_read_is_said(tmp_path, caplog):
+    def shards(path):
+        return make_source(reading_config("webdataset", tmp_path / path)).shards()
+
+    with pytest.raises(ConfigurationError, match=r"nowhere does not exist"):
+        shards("nowhere")
+    (tmp_path / "a.tar.zst").write_bytes(b"1")
+    with pytest.raises(ConfigurationError, match=r"but a\.tar\.zst, which can't be read"):
+        shards("")
+    with pytest.raises(ConfigurationError, match=r"but a\.tar\.zst, which can't be read"):
+        shards("a.tar.zst")
+    for name, mode in (("b.tar.bz2", "w:bz2"), ("c.tar.xz", "w:xz"), ("d.tar", "w")):
+        (tmp_path / name).write_bytes(tar([("a.jpg", b"1")], mode))
+    assert [shard.name for shard in shards("")] == ["b.tar.bz2", "c.tar.xz", "d.tar"]
+    assert "passed over a.tar.zst" in caplog.text
 
 
 def test_s3(s3_server):
