@@ -13,6 +13,7 @@ import pytest
 from pipeline.runs import read_records
 from support import zoo
 
+SMALL_STEPS = ("workers.readers=1", "workers.images_per_block=1", "output.records_per_file=1")
 LABEL = Path(__file__).parents[2] / "jobs" / "label.py"
 
 
@@ -28,8 +29,8 @@ def corpus(tmp_path: Path) -> Path:
     (tmp_path / "corpus.yaml").write_text(
         "input: {kind: webdataset, path: corpus/*.tar}\n"
         "model: {source: 'untrained:sdmatte-mini', input_size: 64}\n"
-        "output: {path: run, records_per_file: 1, contact_sheet: 4}\n"
-        "workers: {object_store_mb: 200, images_per_block: 1}\n"
+        "output: {path: run, contact_sheet: 4}\n"
+        "workers: {object_store_mb: 200}\n"
     )
     return tmp_path
 
@@ -47,12 +48,11 @@ def test_a_run_its_summary_and_its_exit_code(corpus: Path) -> None:
 
 def stopped(corpus: Path, number: signal.Signals) -> subprocess.Popen[str]:
     """Start the job on a larger input, and send it a signal after its first commits."""
-    for copy in range(3):
-        zoo.write_tars(corpus / "corpus" / f"more{copy}", zoo.zoo(), shards=3)
+    zoo.write_tars(corpus / "corpus" / "more", zoo.zoo(), shards=3)
     settings = corpus / "corpus.yaml"
     settings.write_text(settings.read_text().replace("corpus/*.tar", "corpus/**/*.tar"))
     job = subprocess.Popen(
-        [sys.executable, str(LABEL), "--config", "corpus.yaml", "workers.readers=1"],
+        [sys.executable, str(LABEL), "--config", "corpus.yaml", *SMALL_STEPS],
         cwd=corpus,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -156,7 +156,7 @@ def test_a_run_of_other_settings_is_refused_and_the_differences_named(run: RunDi
     before = info(Path(run.path))
     config = label_config(
         run.path,
-        input={"path": "s3://key:secret@other/*.tar"},
+        input={"path": "https://key:secret@other/*.tar"},
         model={"input_size": 512, "resize": "aspect"},
         output={"alpha_bits": 16},
     )
@@ -164,7 +164,7 @@ def test_a_run_of_other_settings_is_refused_and_the_differences_named(run: RunDi
         RunDirectory.open_or_create(config, ModelIdentity("x", "ab" * 32, "bfloat16"))
     assert str(caught.value) == (
         f"{run.path} holds the run {run.run_id} (running), which differs from this job:\n"
-        "  input.path: 's3://corpus/*.tar' there, 's3://other/*.tar' here\n"
+        "  input.path: 's3://corpus/*.tar' there, 'https://other/*.tar' here\n"
         "  model.input_size: 1024 there, 512 here\n"
         "  model.resize: 'square' there, 'aspect' here\n"
         "  output.alpha_bits: 8 there, 16 here\n"
