@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.errors import ConfigurationError, PipelineError
     from pipeline.label import label
     from pipeline.plan import plan
-    from pipeline.provenance import redact
+    from sdmatte.urls import redact
 
     try:
         config = load_config(arguments.config, arguments.overrides)

@@ -17,8 +17,8 @@ from typing import Any
 
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.provenance import redact
 from sdmatte.errors import SDMatteError
+from sdmatte.urls import redact
 
 TASK_CPUS = 0.25
 """CPUs that a read or a write task reserves: they mostly wait."""

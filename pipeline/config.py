@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigurationError
-from pipeline.provenance import redact
 from pipeline.storage import NotFoundError, public_uri, read_bytes
 from pipeline.storage_faults import check_url
+from sdmatte.urls import redact
 
 
 class _Section(BaseModel):

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.plan import check_paths
 from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressBoard, ProgressDisplay, Reporter
 from pipeline.prompt_files import PromptIndex, load_prompt_index
-from pipeline.provenance import ModelIdentity, redact
+from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import AlreadyComplete, RunDirectory
@@ -36,6 +36,7 @@ from pipeline.stages.matte import error_records, load_identity
 from pipeline.stages.read import ReadShards, plan_table, unmatched_rows
 from pipeline.summary import Summary
 from sdmatte.errors import SDMatteError
+from sdmatte.urls import redact
 
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""

@@ -9,11 +9,11 @@ import yaml
 from pipeline.config import LabelConfig, ModelConfig
 from pipeline.errors import ConfigurationError
 from pipeline.prompt_files import load_prompt_index
-from pipeline.provenance import redact
 from pipeline.runs import RunDirectory
 from pipeline.sources import make_source
 from sdmatte.configs import ModelConfigs
 from sdmatte.errors import SDMatteError
+from sdmatte.urls import redact
 
 _UNTRAINED = "untrained:"
 

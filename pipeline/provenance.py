@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import sdmatte
-from sdmatte.urls import redact as redact  # noqa: PLC0414 - the pipeline takes it from here
 
 LIBRARIES = (
     "diffusers",

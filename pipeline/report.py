@@ -19,11 +19,11 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.contact_sheet import contact_sheet
-from pipeline.provenance import redact
 from pipeline.reconcile import Reconciliation
 from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.sheet_rows import collect
+from sdmatte.urls import redact
 
 ERRORS_LISTED = 100
 """Error records on the page; the others are in the Parquet files."""

@@ -25,9 +25,10 @@ from pipeline import commits, reconcile, storage
 from pipeline.commits import VERSION, Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.provenance import ModelIdentity, code_version, library_versions, redact
+from pipeline.provenance import ModelIdentity, code_version, library_versions
 from pipeline.reconcile import Reconciliation
 from pipeline.schema import RECORDS
+from sdmatte.urls import redact
 
 logger = logging.getLogger(__name__)
 

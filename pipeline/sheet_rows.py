@@ -24,12 +24,12 @@ from pipeline.commits import Committed
 from pipeline.contact_sheet import SheetRow, fit
 from pipeline.errors import BadInputError, PipelineError
 from pipeline.masks import decode_png
-from pipeline.provenance import redact
 from pipeline.runs import RunDirectory
 from pipeline.sources.base import max_bytes, too_large
 from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, tar_members
 from sdmatte.errors import SDMatteError
 from sdmatte.images import decode_image
+from sdmatte.urls import redact
 
 _SHARDS = 3  # looked into, at least: opening one may mean to read it from its beginning
 _CANDIDATES = 4  # per object shown, at least; more shards are looked into until there are so many

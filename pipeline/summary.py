@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.provenance import redact
 from pipeline.reconcile import Reconciliation
 from pipeline.runs import RunDirectory
+from sdmatte.urls import redact
 
 _FAULTS_SHOWN = 5
 
