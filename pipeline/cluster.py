@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -208,15 +209,24 @@ def faults_named() -> Iterator[None]:
         cause = _own_cause(error)
         if cause is error:
             raise
+        if cause is not None:
+            cause.args = tuple(_plain(part) if isinstance(part, str) else part for part in cause.args)
         if isinstance(cause, SDMatteError):
             raise ConfigurationError(f"the model can't be used: {cause}") from None
         if cause is not None:
             raise cause from None
         if isinstance(error, ray.exceptions.RayError):
             root = list(_causes(error))[-1]
-            reason = " ".join(str(root).split()) if isinstance(root, ray.exceptions.RayError) else repr(root)
+            reason = " ".join(str(root).split())
+            if not isinstance(root, ray.exceptions.RayError):
+                reason = f"{type(root).__name__}: {_plain(str(root))}"
             raise PipelineError(f"the run stopped: {reason}") from error
         raise
+
+
+def _plain(message: str) -> str:
+    """Return a message without the advice on its retry settings that Ray Data appends to every exception."""
+    return re.sub(r"\nFailed to [^\n]* after \d+/\d+ attempts.*", "", message, flags=re.DOTALL)
 
 
 def _own_cause(error: BaseException) -> PipelineError | SDMatteError | None:
