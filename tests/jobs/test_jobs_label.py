@@ -79,6 +79,7 @@ def test_a_killed_job_goes_on_where_it_was(corpus: Path) -> None:
     assert int(resumed) >= before  # a write task may have outlived the driver for a moment
 
 
+@pytest.mark.slow
 def test_sigterm_interrupts_in_an_orderly_way(corpus: Path) -> None:
     job = stopped(corpus, signal.SIGTERM)
     _, messages = job.communicate(timeout=60)
