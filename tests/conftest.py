@@ -46,8 +46,8 @@ os.environ.update(
 for name in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
     os.environ.pop(name, None)
 
-# An example's time says little on a shared machine; pytest-timeout bounds the test as a whole. And a change is judged by
-# the same examples wherever it is tested; HYPOTHESIS_PROFILE=default looks for others.
+# An example's time says little on a shared machine; pytest-timeout bounds the test as a whole. And a change is judged
+# by the same examples wherever it is tested.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
 
