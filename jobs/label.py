@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -56,4 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # All is written and closed. While Python winds up, native threads of Ray, torch and Arrow have been seen to abort,
+    # which would give a complete run the exit code of a crash: so it doesn't wind up.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
