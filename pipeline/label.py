@@ -234,7 +234,7 @@ def _report(run: RunDirectory, reconciliation: Reconciliation) -> str | None:
     """Write the report; records that are complete don't become less so because it can't be drawn."""
     try:
         return write_report(run.path, reconciliation)
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - drawing, encoding, a template: whatever it is, the records stand
         _log.exception("the report could not be written; the records are complete all the same")
         return None
 
