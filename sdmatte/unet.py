@@ -30,6 +30,10 @@ LATENT_CHANNELS_FACTOR = 2
 OUTSIDE_BIAS = -10000.0
 """Attention logit added to keys outside of the prompt."""
 
+PARTS = ("visual_prompt_attention", "coordinate_embedding", "opacity_embedding", "masked_self_attention")
+"""What SDMatte adds to Stable Diffusion's U-Net. A configuration's ``without`` lists those that a model was trained
+without (the paper's ablation)."""
+
 _REFUSED = {
     "center_input_sample": False,
     "class_embed_type": None,
@@ -58,6 +62,9 @@ class PromptUNet(nn.Module):
         for key, only in _REFUSED.items():
             if config.get(key, only) != only:
                 raise CheckpointError(f"unet/config.json: {key}={config[key]!r} is not supported, expected {only!r}")
+        self.without = frozenset(config.get("without", ()))
+        if unknown := self.without.difference(PARTS):
+            raise CheckpointError(f"unet/config.json: without={sorted(unknown)} is unknown; there are {', '.join(PARTS)}")
         channels = list(config["block_out_channels"])
         levels = len(channels)
         heads = _per_level(config.get("num_attention_heads") or config["attention_head_dim"], levels)
@@ -157,6 +164,10 @@ class PromptUNet(nn.Module):
         embedding = self._condition(coordinates, opaque, dtype)
         text = text.to(dtype).expand(batch, -1, -1)
         visual = self.aux_conv_in(prompt_latent).flatten(2).transpose(1, 2)
+        if "visual_prompt_attention" in self.without:
+            visual = text
+        if "masked_self_attention" in self.without:
+            inside = torch.ones_like(inside)
         biases: dict[tuple[int, int], Tensor] = {}
 
         def bias(features: Tensor) -> Tensor:
@@ -198,7 +209,12 @@ class PromptUNet(nn.Module):
         opacity: Tensor = self.time_embedding(self.time_proj(opaque.float()).to(dtype))
         box = self.bbox_embedding(coordinates.box.to(dtype))
         points = self.point_embedding(coordinates.points.to(dtype))
-        return opacity + torch.where(coordinates.is_points[:, None], points, box)
+        place = torch.where(coordinates.is_points[:, None], points, box)
+        if "coordinate_embedding" in self.without:
+            place = torch.zeros_like(place)
+        if "opacity_embedding" in self.without:
+            opacity = torch.zeros_like(opacity)
+        return opacity + place
 
 
 def attention_bias(inside: Tensor, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:

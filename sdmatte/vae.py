@@ -28,9 +28,13 @@ class KLVAE(AutoencoderKL):  # type: ignore[misc]  # diffusers' classes are unty
         mean: Tensor = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)[0]
         return mean * float(self.config.scaling_factor)
 
+    def decode_unclipped(self, latent: Tensor) -> Tensor:
+        """Map a scaled latent ``(B, C, h, w)`` to an alpha ``(B, 1, H, W)`` that may leave [0, 1]: for training."""
+        return _mean(self.decoder(self.post_quant_conv(latent / self.config.scaling_factor)))
+
     def decode_alpha(self, latent: Tensor) -> Tensor:
         """Map a scaled latent ``(B, C, h, w)`` to an alpha ``(B, 1, H, W)`` in [0, 1]."""
-        return _alpha(self.decoder(self.post_quant_conv(latent / self.config.scaling_factor)))
+        return self.decode_unclipped(latent).clip(0.0, 1.0)
 
 
 class TinyVAE(AutoencoderTiny):  # type: ignore[misc]  # diffusers' classes are untyped for mypy here
@@ -49,9 +53,13 @@ class TinyVAE(AutoencoderTiny):  # type: ignore[misc]  # diffusers' classes are 
         latent: Tensor = self.encoder((pixels + 1) / 2)
         return latent * float(self.config.scaling_factor)
 
+    def decode_unclipped(self, latent: Tensor) -> Tensor:
+        """See :meth:`KLVAE.decode_unclipped`."""
+        return _mean(self.decoder(latent / self.config.scaling_factor))
+
     def decode_alpha(self, latent: Tensor) -> Tensor:
         """See :meth:`KLVAE.decode_alpha`."""
-        return _alpha(self.decoder(latent / self.config.scaling_factor))
+        return self.decode_unclipped(latent).clip(0.0, 1.0)
 
 
 def build_vae(config: Mapping[str, Any]) -> KLVAE | TinyVAE:
@@ -69,5 +77,5 @@ def build_vae(config: Mapping[str, Any]) -> KLVAE | TinyVAE:
     return vae
 
 
-def _alpha(pixels: Tensor) -> Tensor:
-    return (pixels.mean(dim=1, keepdim=True).clip(-1.0, 1.0) + 1.0) / 2.0
+def _mean(pixels: Tensor) -> Tensor:
+    return (pixels.mean(dim=1, keepdim=True) + 1.0) / 2.0

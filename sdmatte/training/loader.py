@@ -1,0 +1,134 @@
+"""Batches of samples, composed by loader processes; any step's batch can be had without those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdmatte.embeddings import CoordinateFeatures, coordinate_features
+from sdmatte.errors import SDMatteError
+from sdmatte.training.options import Stage, TrainingOptions
+from sdmatte.training.samples import Composer, Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one size.
+
+    Attributes:
+        image: ``(B, 3, H, W)`` float32 in [-1, 1].
+        prompt: ``(B, 1, H, W)`` float32 in [-1, 1].
+        coordinates: Features of the prompts' coordinates.
+        opaque: ``(B,)`` float32: 0 for transparent objects.
+        alpha: ``(B, 1, H, W)`` float32 in [0, 1].
+        unknown: ``(B, 1, H, W)`` float32, 0 or 1.
+    """
+
+    image: Tensor
+    prompt: Tensor
+    coordinates: CoordinateFeatures
+    opaque: Tensor
+    alpha: Tensor
+    unknown: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same on another device."""
+        return Batch(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+    def part(self, index: int, count: int) -> Batch:
+        """Return part ``index`` of ``count`` equal ones."""
+        size = self.image.shape[0] // count
+        rows = slice(index * size, (index + 1) * size)
+        place = self.coordinates
+        return Batch(
+            self.image[rows],
+            self.prompt[rows],
+            CoordinateFeatures(place.box[rows], place.points[rows], place.is_points[rows]),
+            self.opaque[rows],
+            self.alpha[rows],
+            self.unknown[rows],
+        )
+
+
+def collate(samples: Sequence[Sample], *, box_channels: int, points_dim: int) -> Batch:
+    """Make a batch; the two numbers are those of :func:`~sdmatte.embeddings.coordinate_features`."""
+    coordinates = coordinate_features(
+        [torch.from_numpy(sample.map.coordinates) for sample in samples],
+        [sample.map.is_points for sample in samples],
+        box_channels=box_channels,
+        points_dim=points_dim,
+    )
+    return Batch(
+        image=torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in samples])) * 2 - 1,
+        prompt=torch.from_numpy(np.stack([s.map.pixels[None] for s in samples])),
+        coordinates=coordinates,
+        opaque=torch.tensor([0.0 if s.transparent else 1.0 for s in samples]),
+        alpha=torch.from_numpy(np.stack([s.alpha[None] for s in samples])),
+        unknown=torch.from_numpy(np.stack([s.unknown[None] for s in samples])),
+    )
+
+
+class _Steps(Dataset[Batch]):
+    """Item ``step`` is the batch of that step, for one of the workers."""
+
+    def __init__(
+        self, composer: Composer, options: TrainingOptions, dims: tuple[int, int], rank: int, world: int
+    ) -> None:
+        self._composer, self._options, self._dims, self._rank, self._world = composer, options, dims, rank, world
+
+    def __len__(self) -> int:
+        return self._options.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        cv2.setNumThreads(1)  # the cores belong to the model
+        stage = self._options.stage(step)
+        # The size is one for all workers, so that they finish a step together.
+        size = int(np.random.default_rng([self._options.seed, step, 1]).choice(stage.sizes))
+        share = stage.batch // self._world
+        first = sum(min(s.steps, max(0, step - done)) * s.batch for s, done in self._begins()) + self._rank * share
+        samples = [self._composer.sample(first + index, size) for index in range(share)]
+        return collate(samples, box_channels=self._dims[0], points_dim=self._dims[1])
+
+    def _begins(self) -> Iterator[tuple[Stage, int]]:
+        done = 0
+        for stage in self._options.stages:
+            yield stage, done
+            done += stage.steps
+
+
+def batches(
+    composer: Composer, options: TrainingOptions, dims: tuple[int, int], *, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Yield the batches of steps ``start`` and on.
+
+    Args:
+        composer: Makes the samples.
+        options: Of the run.
+        dims: ``box_channels`` and ``points_dim`` of the model's coordinate embedding.
+        start: First step.
+        rank: Of this training worker.
+        world: Number of training workers; each gets its share of every batch.
+
+    Raises:
+        SDMatteError: A batch cannot be divided among the workers and their micro-batches.
+    """
+    for stage in options.stages:
+        if stage.batch % (world * stage.accumulate):
+            raise SDMatteError(
+                f"a batch of {stage.batch} can't be divided among {world} workers x {stage.accumulate} micro-batches"
+            )
+    loader = DataLoader(
+        _Steps(composer, options, dims, rank, world),
+        batch_size=None,
+        sampler=range(start, options.steps),
+        num_workers=options.workers,
+        prefetch_factor=4 if options.workers else None,
+        multiprocessing_context="fork" if options.workers else None,
+    )
+    yield from loader
