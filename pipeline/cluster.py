@@ -58,34 +58,50 @@ def connected(config: LabelConfig) -> Iterator[None]:
     Raises:
         ConfigurationError: There is no such cluster, it refuses us, or none can be started.
     """
+    with started_ray(cluster_address(config), _local_cpus(config), config.workers.object_store_mb):
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.target_max_block_size = BLOCK_BYTES
+        context.max_errored_blocks = 0  # an errored block would drop all of its rows and report success
+        context.execution_no_progress_timeout_s = -1  # waiting for a GPU may take hours
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its tracebacks come as exceptions, too
+        with _terminated_like_interrupted():
+            yield
+
+
+@contextmanager
+def started_ray(address: str | None, cpus: int, object_store_mb: int) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one on this machine and stop it at the end; one that is connected is used.
+
+    Args:
+        address: Of the cluster; None for a Ray of our own.
+        cpus: What to tell a Ray of our own.
+        object_store_mb: Of a Ray of our own.
+
+    Raises:
+        ConfigurationError: There is no such cluster, it refuses us, or none can be started.
+    """
     # Before Ray is imported. Nothing of ours is to listen beyond this machine, or to phone home.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = cluster_address(config)
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # binds to loopback on every system
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its complaint about every actor pool is harmless
     import ray
-    import ray.data
 
     started = not ray.is_initialized()
     if started:
-        _start(config, address)
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = BLOCK_BYTES
-    context.max_errored_blocks = 0  # an errored block would drop all of its rows and report success
-    context.execution_no_progress_timeout_s = -1  # waiting for a GPU may take hours
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its tracebacks come as exceptions, too
+        _start(address, cpus, object_store_mb)
     try:
-        with _terminated_like_interrupted():
-            yield
+        yield
     finally:
         if started:
             ray.shutdown()
 
 
-def _start(config: LabelConfig, address: str | None) -> None:
+def _start(address: str | None, cpus: int, object_store_mb: int) -> None:
     import ray
 
     try:
@@ -95,8 +111,8 @@ def _start(config: LabelConfig, address: str | None) -> None:
         with _native_stderr_closed():
             ray.init(
                 address="local",
-                num_cpus=_local_cpus(config),
-                object_store_memory=config.workers.object_store_mb * 10**6,
+                num_cpus=cpus,
+                object_store_memory=object_store_mb * 10**6,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -114,7 +130,7 @@ def _start(config: LabelConfig, address: str | None) -> None:
         ) from error
 
 
-def _cpus() -> int:
+def usable_cpus() -> int:
     """Return the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -122,7 +138,7 @@ def _cpus() -> int:
 def _local_cpus(config: LabelConfig) -> int:
     """Return the CPUs to tell a Ray of our own: at least what the run needs, or it would wait for ever."""
     needed = config.workers.actors * (config.workers.cpus_per_actor or 1) + 2 * TASK_CPUS
-    return max(config.workers.local_cpus or _cpus(), math.ceil(needed))
+    return max(config.workers.local_cpus or usable_cpus(), math.ceil(needed))
 
 
 @contextmanager
@@ -177,7 +193,7 @@ def actor_resources(config: LabelConfig) -> ActorResources:
         )
     cpus = workers.cpus_per_actor
     if cpus is None:  # a model on CPUs takes them all where they are ours
-        cpus = max(1.0, _cpus() // workers.actors) if local and not on_gpu else 1.0
+        cpus = max(1.0, usable_cpus() // workers.actors) if local and not on_gpu else 1.0
         cpus = min(cpus, max(1.0, (there.get("CPU", 1) - 2 * TASK_CPUS) / workers.actors))
     return ActorResources(cpus, gpus)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,12 +18,16 @@ from pipeline.storage import NotFoundError, public_uri, read_bytes
 from pipeline.storage_faults import check_url
 from sdmatte.urls import redact
 
+Schema = TypeVar("Schema", bound=BaseModel)
 
-class _Section(BaseModel):
+
+class Section(BaseModel):
+    """A part of a configuration: unknown keys are refused, and docstrings below keys describe them."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class InputConfig(_Section):
+class InputConfig(Section):
     """Where the images are."""
 
     kind: Literal["webdataset", "folder", "manifest"]
@@ -38,7 +42,7 @@ class InputConfig(_Section):
     few shards); a shard is what one task reads, and what a resumed run skips."""
 
 
-class PromptsConfig(_Section):
+class PromptsConfig(Section):
     """Where the prompts are."""
 
     kind: Literal["inline", "jsonl", "coco"] = "inline"
@@ -63,11 +67,11 @@ class PromptsConfig(_Section):
         return self
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The matting model and how it computes."""
 
     source: str
-    """Local folder or file, hub id (`LongfeiHuang/SDMatte`), fsspec URL, or `untrained:sdmatte-mini`."""
+    """Hub id (`LongfeiHuang/SDMatte`), local folder or file, fsspec URL, or the small bundled `sdmatte-nano`."""
     weights: str | None = None
     """File to take where the source holds several (`SDMatte_plus.pth`)."""
     revision: str | None = None
@@ -76,8 +80,8 @@ class ModelConfig(_Section):
     """`auto`: bfloat16 on GPUs that have it, float32 on CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU where the cluster has any, else the CPU."""
-    input_size: int = Field(default=1024, ge=64, multiple_of=64)
-    """Side of the model's square input (unit: pixel); the area of it with `resize: aspect`."""
+    input_size: int | None = Field(default=None, ge=64, multiple_of=64)
+    """Side of the model's square input (unit: pixel), its area with `resize: aspect`; `null`: the model's own."""
     resize: Literal["square", "aspect"] = "square"
     """`square` as in the paper, or `aspect`, which keeps the image's aspect ratio."""
     batch_size: int = Field(default=4, gt=0)
@@ -86,7 +90,7 @@ class ModelConfig(_Section):
     """Text prompt for all images; the released weights were used with the empty one."""
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """Where and how the records are written."""
 
     path: str
@@ -99,7 +103,7 @@ class OutputConfig(_Section):
     """Objects shown on the run's contact sheet, at most 400; 0 for none."""
 
 
-class WorkersConfig(_Section):
+class WorkersConfig(Section):
     """How the work is spread."""
 
     actors: int = Field(default=1, gt=0)
@@ -124,7 +128,7 @@ class WorkersConfig(_Section):
     """How often a transient storage fault is retried, with backoff and jitter."""
 
 
-class LabelConfig(_Section):
+class LabelConfig(Section):
     """A labelling run."""
 
     input: InputConfig
@@ -178,24 +182,40 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> LabelConfig:
             of a file are named at once.
         TransientError: The file's store failed repeatedly.
     """
-    tree: dict[str, Any] = _read_yaml(path) if path else {}
+    return load(LabelConfig, path, overrides, reference="docs/configuration.md")
+
+
+def load(schema: type[Schema], path: str | None, overrides: Sequence[str], *, reference: str) -> Schema:
+    """Read a configuration of any schema; see :func:`load_config`.
+
+    Args:
+        schema: What to read.
+        path: The YAML file, if there is one.
+        overrides: `section.key=value` strings.
+        reference: The page that describes the keys.
+
+    Raises:
+        ConfigurationError: See :func:`load_config`.
+        TransientError: See :func:`load_config`.
+    """
+    tree: dict[str, Any] = _read_yaml(path, schema) if path else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigurationError(f"override {public_uri(override)!r} is not of the form section.key=value")
         _assign(tree, key.split("."), _parse(text, f"the value of {public_uri(override)!r}"), override)
     try:
-        return LabelConfig.model_validate({name: section for name, section in tree.items() if section is not None})
+        return schema.model_validate({name: section for name, section in tree.items() if section is not None})
     except ValidationError as error:
         faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
         name = f" {public_uri(path)}" if path else ""
         raise ConfigurationError(
             f"the configuration{name} has {error.error_count()} fault(s):\n{faults}\n"
-            "All keys are described in docs/configuration.md"
+            f"All keys are described in {reference}"
         ) from None
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_yaml(path: str, schema: type[BaseModel]) -> dict[str, Any]:
     try:
         content = read_bytes(path)
     except (ConfigurationError, NotFoundError) as error:
@@ -203,7 +223,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     tree = _parse(content, public_uri(path))
     if not isinstance(tree, dict):
         raise ConfigurationError(
-            f"{public_uri(path)} must hold a mapping with the sections input, prompts, model, output, workers"
+            f"{public_uri(path)} must hold a mapping with the sections {', '.join(schema.model_fields)}"
         )
     return tree
 

@@ -37,11 +37,13 @@ class ModelIdentity:
         name: For people.
         weights_sha256: SHA-256 of the weights, 64 hexadecimal digits.
         precision: What it computes in, resolved: float32, bfloat16 or float16.
+        input_size: Side of its square input, resolved (unit: pixel).
     """
 
     name: str
     weights_sha256: str
     precision: str
+    input_size: int
 
 
 def code_version() -> dict[str, Any]:

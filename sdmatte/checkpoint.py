@@ -194,9 +194,43 @@ def convert(
             target.mkdir(parents=True, exist_ok=True)
             _copy_configs(files, target)
             target /= f"{files.weights.stem}.safetensors"
-        return _write_safetensors(state, target)
+        return write_safetensors(state, target)
     except OSError as error:
         raise CheckpointError(f"{target} can't be written: {error}; check the disk's space and permissions") from error
+
+
+def write_safetensors(state: Mapping[str, Tensor], target: Path) -> ConvertedWeights:
+    """Write tensors, and ``<target>.sha256`` beside them; each file appears complete or not at all.
+
+    Args:
+        state: Tensors on the CPU.
+        target: The file; its folder is made if need be.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    checksum = target.with_name(f"{target.name}.sha256")
+    try:
+        ready = {name: tensor.contiguous() for name, tensor in state.items()}
+        partial.touch()
+        mode = partial.stat().st_mode  # the umask's, where safetensors would leave the file unreadable to others
+        save_file(ready, partial, metadata={"format": "pt"})  # no more: several have no fixed order
+        partial.chmod(mode)
+        digest = sha256_file(partial)
+        size = partial.stat().st_size
+        partial.replace(target)
+        partial.write_text(f"{digest}  {target.name}\n")
+        partial.replace(checksum)
+    except SafetensorError as error:  # how a full disk shows
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return ConvertedWeights(target, digest, len(ready), size)
 
 
 def _sniff(path: Path) -> Literal["safetensors", "zip", "pickle"]:
@@ -301,31 +335,6 @@ def _harmless_globals() -> Iterator[None]:
 
 def _is_constant(name: str) -> bool:
     return str(name).endswith("embeddings.position_ids")  # older transformers stored 0, 1, 2, ...
-
-
-def _write_safetensors(state: Mapping[str, Tensor], target: Path) -> ConvertedWeights:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    checksum = target.with_name(f"{target.name}.sha256")
-    try:
-        ready = {name: tensor.contiguous() for name, tensor in state.items()}
-        partial.touch()
-        mode = partial.stat().st_mode  # the umask's, where safetensors would leave the file unreadable to others
-        save_file(ready, partial, metadata={"format": "pt"})  # no more: several have no fixed order
-        partial.chmod(mode)
-        digest = sha256_file(partial)
-        size = partial.stat().st_size
-        partial.replace(target)
-        partial.write_text(f"{digest}  {target.name}\n")
-        partial.replace(checksum)
-    except SafetensorError as error:  # how a full disk shows
-        raise OSError(str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return ConvertedWeights(target, digest, len(ready), size)
 
 
 def _copy_configs(files: ModelFiles, target: Path) -> None:

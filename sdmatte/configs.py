@@ -8,8 +8,10 @@ and the base model's own hub repository is gone:
 ``litesdmatte``
     LiteSDMatte, *inferred* from the models that it was trained from (BK-SDM v2 base and TAESD). Prefer the
     configuration folders that come with its checkpoint: :meth:`ModelConfigs.from_folder`.
+``sdmatte-nano``
+    The bundled model: small, trained from scratch by this project, with its weights (:data:`BUNDLED`).
 ``sdmatte-mini``
-    A small configuration of SDMatte's architecture for tests and demonstrations. No weights exist for it.
+    A small configuration of SDMatte's architecture for tests. No weights exist for it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from typing import Any, Self
 
 from sdmatte.errors import CheckpointError
 
-PACKAGED = ("sdmatte", "litesdmatte", "sdmatte-mini")
+PACKAGED = ("sdmatte", "litesdmatte", "sdmatte-nano", "sdmatte-mini")
 """Names of the configurations that ship with the package."""
+
+BUNDLED = "sdmatte-nano"
+"""The packaged configuration that ships with weights: the default model of the command and the demo."""
 
 PARTS = ("unet", "vae", "text_encoder")
 """Sub-folders of a model folder that hold a ``config.json``."""
@@ -60,6 +65,11 @@ class ModelConfigs:
         unet, vae, text_encoder = (_read_config(root, part) for part in PARTS)
         return cls(root.name, unet, vae, text_encoder)
 
+    @property
+    def input_size(self) -> int:
+        """Side of the square input that the model works at unless told otherwise, pixels: 1024 as in the paper."""
+        return int(self.unet.get("input_size", 1024))
+
     @classmethod
     def released(cls, name: str) -> Self:
         """Return a configuration that ships with the package.
@@ -72,11 +82,16 @@ class ModelConfigs:
         """
         if name not in PACKAGED:
             raise CheckpointError(f"no packaged configuration is called {name!r}; there are: {', '.join(PACKAGED)}")
-        return cls.from_folder(_PACKAGED_ROOT / name)
+        return cls.from_folder(packaged_folder(name))
 
     def same_model(self, other: ModelConfigs) -> bool:
         """Say whether the two describe one model, whatever their names."""
         return (self.unet, self.vae, self.text_encoder) == (other.unet, other.vae, other.text_encoder)
+
+
+def packaged_folder(name: str) -> Path:
+    """Return the folder of a packaged configuration."""
+    return _PACKAGED_ROOT / name
 
 
 def _read_config(root: Path, part: str) -> dict[str, Any]:

@@ -16,14 +16,14 @@ Resize = Literal["square", "aspect"]
 AlphaType = Literal["float32", "uint8", "uint16"]
 
 
-def checked_input_size(size: int | None, stride: int) -> int:
-    """Return the side of the model's square input in pixels: ``size``, or 1024 as in the paper.
+def checked_input_size(size: int | None, default: int, stride: int) -> int:
+    """Return the side of the model's square input in pixels: ``size``, or the model's own ``default``.
 
     Raises:
         SDMatteError: It is no positive multiple of ``stride``.
     """
     if size is None:
-        return 1024
+        return default
     if size < stride or size % stride:
         raise SDMatteError(f"input_size {size} must be a positive multiple of {stride}")
     return size

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdmatte.checkpoint import load_into, read_state_dict, sha256_file, sha256_state
-from sdmatte.configs import ModelConfigs
+from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
 from sdmatte.errors import ImageError, PromptError, SDMatteError
@@ -26,6 +26,7 @@ from sdmatte.network import Network
 from sdmatte.prompt_maps import PromptMap, prompt_map
 from sdmatte.prompts import Prompt, PromptKind, require_prompt
 from sdmatte.text import caption_ids
+from sdmatte.vae import TinyVAE
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -98,7 +99,7 @@ class SDMatte:
         self.prompt_kinds = prompt_kinds
         self.device = choose_device(options.device)
         self.precision, self._dtype = choose_dtype(options.precision, self.device)
-        self.input_size = checked_input_size(options.input_size, network.stride)
+        self.input_size = checked_input_size(options.input_size, configs.input_size, network.stride)
         self.resize = options.resize
         self._warned: set[PromptKind] = set()
         self._text_config, self._tokenizer = configs.text_encoder, tokenizer
@@ -106,17 +107,19 @@ class SDMatte:
         self._text = self._embed(options.caption)
         if not options.caption:
             network.text_encoder = None  # 340 M parameters that would compute a constant
-        # Faster on GPUs; on CPUs torch's GroupNorm loses digits with it, 1e-3 of alpha on the parity fixtures.
-        self._layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        for part in (network.vae, network.unet):
+        # Faster; but on CPUs torch's GroupNorm loses digits with it, 1e-3 of alpha on the parity fixtures.
+        fast, safe = torch.channels_last, torch.contiguous_format
+        grouped = safe if self.device.type == "cpu" else fast
+        self._layout = fast if isinstance(network.vae, TinyVAE) else grouped  # the tiny one has no GroupNorm
+        for part, layout in ((network.vae, self._layout), (network.unet, grouped)):
             # Not part.to(): diffusers' own version warns about a cast that is meant.
             nn.Module.to(part, self.device, self._dtype)
-            nn.Module.to(part, memory_format=self._layout)  # type: ignore[call-overload]  # torch's stubs lack it
+            nn.Module.to(part, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path = BUNDLED,
         *,
         weights: str | None = None,
         revision: str | None = None,
@@ -129,13 +132,14 @@ class SDMatte:
         """Load a model.
 
         Args:
-            source: A folder or a weights file, a hub id (``"LongfeiHuang/SDMatte"``), an fsspec URL of either, or
-                ``"untrained:<packaged configuration>"``.
+            source: ``"sdmatte-nano"``, the small bundled model; a folder or a weights file, a hub id
+                (``"LongfeiHuang/SDMatte"``), an fsspec URL of either, or ``"untrained:<packaged configuration>"``.
             weights: Name of the weights file, where the source holds several (``"SDMatte_plus.pth"``).
             revision: Branch, tag or commit on the hub.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; default the GPU if there is one.
             precision: ``"auto"`` is bfloat16 on GPUs that have it (else float16) and float32 on CPUs.
-            input_size: Side of the model's square input, pixels, a multiple of 64; default 1024 as in the paper.
+            input_size: Side of the model's square input, pixels, a multiple of 64; default the model's own: 1024 as in
+                the paper, unless its configuration says otherwise (the bundled model's does).
             resize: ``"square"`` as in the paper; ``"aspect"`` keeps the image's aspect ratio.
             caption: Text prompt; the released weights were used with the empty one. With a caption the text encoder
                 stays in memory, so that :meth:`set_caption` can change it.
@@ -151,7 +155,7 @@ class SDMatte:
         files = locate(source, weights=weights, revision=revision)
         with torch.device("meta"):  # no memory before the weights arrive
             network = Network(files.configs)
-        checked_input_size(input_size, network.stride)  # to fail before they are read
+        checked_input_size(input_size, files.configs.input_size, network.stride)  # to fail before they are read
         load_into(network, read_state_dict(files.weights), where=str(files.weights), dtype=torch.float32)
         return cls(
             network,

@@ -105,7 +105,9 @@ def derive_points(
     greatest = float(alpha.max(initial=0.0))
     if greatest < 0.5 / 255:
         raise _empty("point")
-    rows, columns = np.nonzero(alpha > _SOLID if greatest > _SOLID else alpha >= _SOLID * greatest)
+    # In float32, as the alphas are: 204 / 255 is above the 0.8 of Python's floats, but not above its own rounding.
+    solid = alpha > np.float32(_SOLID)
+    rows, columns = np.nonzero(solid if solid.any() else alpha >= np.float32(_SOLID * greatest))
     chosen = rng.choice(len(rows), min(count, len(rows)), replace=False)
     return Points([(columns[i] + 0.5, rows[i] + 0.5) for i in chosen], transparent=transparent)
 

@@ -64,7 +64,9 @@ class PromptUNet(nn.Module):
                 raise CheckpointError(f"unet/config.json: {key}={config[key]!r} is not supported, expected {only!r}")
         self.without = frozenset(config.get("without", ()))
         if unknown := self.without.difference(PARTS):
-            raise CheckpointError(f"unet/config.json: without={sorted(unknown)} is unknown; there are {', '.join(PARTS)}")
+            raise CheckpointError(
+                f"unet/config.json: without={sorted(unknown)} is unknown; there are {', '.join(PARTS)}"
+            )
         channels = list(config["block_out_channels"])
         levels = len(channels)
         heads = _per_level(config.get("num_attention_heads") or config["attention_head_dim"], levels)
@@ -163,9 +165,9 @@ class PromptUNet(nn.Module):
         batch = image_latent.shape[0]
         embedding = self._condition(coordinates, opaque, dtype)
         text = text.to(dtype).expand(batch, -1, -1)
-        visual = self.aux_conv_in(prompt_latent).flatten(2).transpose(1, 2)
-        if "visual_prompt_attention" in self.without:
-            visual = text
+        visual = text
+        if "visual_prompt_attention" not in self.without:
+            visual = self.aux_conv_in(prompt_latent).flatten(2).transpose(1, 2)
         if "masked_self_attention" in self.without:
             inside = torch.ones_like(inside)
         biases: dict[tuple[int, int], Tensor] = {}

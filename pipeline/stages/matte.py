@@ -244,7 +244,7 @@ def error_records(rows: pa.Table, config: LabelConfig, run_id: str, model: Model
 
 def identity(model: SDMatte) -> ModelIdentity:
     """Return what a run records about its model."""
-    return ModelIdentity(model.name, model.weights_sha256, model.precision)
+    return ModelIdentity(model.name, model.weights_sha256, model.precision, model.input_size)
 
 
 def load_model(config: LabelConfig) -> SDMatte:
@@ -272,7 +272,7 @@ def load_identity(config: LabelConfig) -> ModelIdentity:
         SDMatteError: The device, the precision or the input size can't be used: no memory, or an alpha that is NaN.
     """
     model = load_model(config)
-    size = config.model.input_size
+    size = model.input_size
     try:
         model(np.full((size, size, 3), 127, np.uint8), Box(size / 4, size / 4, size * 3 / 4, size * 3 / 4))
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import cv2
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
 from sdmatte.errors import SDMatteError
-from sdmatte.training.options import Stage, TrainingOptions
+from sdmatte.training.options import TrainingOptions
 from sdmatte.training.samples import Composer, Sample
 
 
@@ -57,7 +57,13 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample], *, box_channels: int, points_dim: int) -> Batch:
-    """Make a batch; the two numbers are those of :func:`~sdmatte.embeddings.coordinate_features`."""
+    """Make a batch on the CPU.
+
+    Args:
+        samples: Of one size.
+        box_channels: As for :func:`~sdmatte.embeddings.coordinate_features`.
+        points_dim: As there.
+    """
     coordinates = coordinate_features(
         [torch.from_numpy(sample.map.coordinates) for sample in samples],
         [sample.map.is_points for sample in samples],
@@ -65,7 +71,8 @@ def collate(samples: Sequence[Sample], *, box_channels: int, points_dim: int) ->
         points_dim=points_dim,
     )
     return Batch(
-        image=torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in samples])) * 2 - 1,
+        # Each sample's channels lie side by side, and so they do in the batch: convolutions like it on CPUs.
+        image=torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in samples])).mul_(2).sub_(1),
         prompt=torch.from_numpy(np.stack([s.map.pixels[None] for s in samples])),
         coordinates=coordinates,
         opaque=torch.tensor([0.0 if s.transparent else 1.0 for s in samples]),
@@ -86,26 +93,25 @@ class _Steps(Dataset[Batch]):
         return self._options.steps
 
     def __getitem__(self, step: int) -> Batch:
-        cv2.setNumThreads(1)  # the cores belong to the model
         stage = self._options.stage(step)
         # The size is one for all workers, so that they finish a step together.
         size = int(np.random.default_rng([self._options.seed, step, 1]).choice(stage.sizes))
         share = stage.batch // self._world
-        first = sum(min(s.steps, max(0, step - done)) * s.batch for s, done in self._begins()) + self._rank * share
+        first = self._options.first_sample(step) + self._rank * share
         samples = [self._composer.sample(first + index, size) for index in range(share)]
         return collate(samples, box_channels=self._dims[0], points_dim=self._dims[1])
 
-    def _begins(self) -> Iterator[tuple[Stage, int]]:
-        done = 0
-        for stage in self._options.stages:
-            yield stage, done
-            done += stage.steps
-
 
 def batches(
-    composer: Composer, options: TrainingOptions, dims: tuple[int, int], *, start: int = 0, rank: int = 0, world: int = 1
+    composer: Composer,
+    options: TrainingOptions,
+    dims: tuple[int, int],
+    *,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the batches of steps ``start`` and on.
+    """Return the batches of steps ``start`` and on; loader processes start with the first one asked for.
 
     Args:
         composer: Makes the samples.
@@ -131,4 +137,11 @@ def batches(
         prefetch_factor=4 if options.workers else None,
         multiprocessing_context="fork" if options.workers else None,
     )
+    return _lazily(loader)
+
+
+def _lazily(loader: Iterable[Batch]) -> Iterator[Batch]:
+    # The cores belong to the model. Said here and not in the loader processes: their copy of OpenCV's thread pool has
+    # no threads, and waits for them for ever when it is told to change.
+    cv2.setNumThreads(1)
     yield from loader

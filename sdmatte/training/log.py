@@ -1,8 +1,9 @@
-"""The log of a run: one JSON line per step, and the same numbers and pictures for TensorBoard where it is installed."""
+"""The log of a run: a JSON line per step, and the same numbers and pictures for TensorBoard where it is installed."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,24 +30,32 @@ class Log:
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        path = folder / "log.jsonl"
-        kept = [line for line in path.read_text().splitlines() if _step(line) <= step] if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
+        self._path = folder / "log.jsonl"
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= step]
+            part = self._path.with_suffix(".part")
+            part.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(part, self._path)  # noqa: PTH105 - atomic
         self._board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # the `train` extra is not installed
             return
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log one step's numbers."""
-        self._file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
         if self._board:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hand everything to the file system: TensorBoard's writer keeps events back for minutes."""
+        if self._board:
+            self._board.flush()
 
     def show(self, step: int, batch: Batch, alpha: Tensor) -> None:
         """Save a picture: a column per sample, from top to bottom image, prompt, predicted and true alpha."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdmatte.configs import ModelConfigs
-from sdmatte.embeddings import CoordinateFeatures
+from sdmatte.errors import SDMatteError
 from sdmatte.network import Network
-from sdmatte.training.checkpoints import NAME, load_checkpoint, save_checkpoint
+from sdmatte.training.checkpoints import NAME, load_checkpoint, save_checkpoint, save_tensors
 from sdmatte.training.loader import Batch, batches
 from sdmatte.training.log import Log
 from sdmatte.training.losses import feature_loss, matting_losses, soft_clip
@@ -24,12 +24,16 @@ from sdmatte.training.samples import Composer
 
 Wrap = Callable[[nn.Module], nn.Module]
 
+WEIGHTS = "weights.safetensors"
+"""File name of a run's averaged weights."""
+
 
 class Learner(nn.Module):
-    """The network as training sees it: a batch in, unclipped alphas out; feature maps for distillation on request.
+    """The network as training sees it: a batch in, alphas out; feature maps for distillation on request.
 
     Args:
-        network: With its text encoder, which is used once and never learns.
+        network: With its text encoder, which is used once and never learns. All of it is frozen: what learns is the
+            trainer's choice, and a teacher learns nothing.
         token_ids: ``(1, T)`` int64: of the caption.
     """
 
@@ -38,11 +42,26 @@ class Learner(nn.Module):
     def __init__(self, network: Network, token_ids: Tensor) -> None:
         super().__init__()
         self.network = network
+        self._token_ids = token_ids
         self.register_buffer("text", network.embed_text(token_ids), persistent=False)
         network.requires_grad_(False)
 
+    def embed_caption(self) -> None:
+        """Embed the caption anew, after other weights have been loaded into the text encoder."""
+        self.text = self.network.embed_text(self._token_ids.to(self.text.device))
+
     def forward(self, batch: Batch, features: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Return alphas ``(B, 1, H, W)`` in [0, 1] with a soft clip's gradient, and the feature maps asked for."""
+        """Matte a batch.
+
+        Args:
+            batch: On the network's device.
+            features: Return feature maps, too.
+
+        Returns:
+            Alphas ``(B, 1, H, W)`` float32 in [0, 1], with the gradient of
+            :func:`~sdmatte.training.losses.soft_clip`; and the outputs ``(B, C, h, w)`` of the down, mid and up
+            blocks, if asked for.
+        """
         kept: list[Tensor] = []
         with _kept_features(self.network, kept) if features else contextlib.nullcontext():
             latent = self.network.predict_latent(
@@ -52,7 +71,7 @@ class Learner(nn.Module):
 
 
 @contextlib.contextmanager
-def _kept_features(network: Network, into: list[Tensor]) -> Any:
+def _kept_features(network: Network, into: list[Tensor]) -> Iterator[None]:
     """Collect the outputs of the down, mid and up blocks (Kim et al., BK-SDM, ECCV 2024: feature distillation)."""
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -68,18 +87,26 @@ def _kept_features(network: Network, into: list[Tensor]) -> Any:
 
 
 class Trainer:
-    """One worker's training run.
+    """One worker's training run; it continues from the folder's checkpoint if there is one.
 
     Args:
-        learner: What learns.
+        learner: What learns; the parts that ``options.learn`` names are unfrozen.
         composer: Where samples come from.
         options: Of the run.
-        folder: Checkpoints, log and weights go here.
-        device: Where to compute.
+        folder: Checkpoints, log and weights go here. Every worker must see the same checkpoint in it.
+        device: Where to compute; default the CPU.
         teacher: Distil from it; its weights never change.
         rank: Of this worker; worker 0 writes.
         world: Number of workers.
         wrap: Makes the learner exchange gradients (``ray.train.torch.prepare_model``).
+
+    Attributes:
+        step: Optimiser steps done.
+        average: Moving averages of the learning parameters, by their names in the network.
+
+    Raises:
+        SDMatteError: The options don't fit the model or the number of workers.
+        CheckpointError: The folder's checkpoint is damaged, or of another model.
     """
 
     def __init__(
@@ -99,17 +126,19 @@ class Trainer:
         self.device = device or torch.device("cpu")
         self.learner = learner.to(self.device)
         self.teacher = teacher.to(self.device).eval() if teacher else None
+        _check_sizes(options, learner.network.stride)
         for part in options.learn:
             getattr(learner.network, part).requires_grad_(True)
-        self._learning = [p for p in learner.parameters() if p.requires_grad]
-        self._names = [n for n, p in learner.network.named_parameters() if p.requires_grad]
-        self.average = {n: p.detach().clone() for n, p in learner.network.named_parameters() if p.requires_grad}
+        learning = {name: value for name, value in learner.network.named_parameters() if value.requires_grad}
+        self._learning: list[Tensor] = list(learning.values())
+        self.average = {name: value.detach().clone() for name, value in learning.items()}
         self.optimiser = torch.optim.AdamW(
             self._learning, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         self.step = 0
         if (folder / NAME).exists():
             self.step = load_checkpoint(folder / NAME, learner.network, self.average, self.optimiser)
+            learner.embed_caption()
         self._module = wrap(self.learner) if wrap else self.learner
         unet = learner.network.unet
         self._batches = batches(
@@ -118,8 +147,16 @@ class Trainer:
         self._log = Log(folder, self.step) if rank == 0 else None
 
     def run(self, *, until: int | None = None, stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to step ``until``, or to the end; checkpoint on the way, at the end, and when ``stop`` says so."""
-        last = min(until or self.options.steps, self.options.steps)
+        """Train, and save checkpoints on the way and before returning.
+
+        Args:
+            until: Step to return after; default the end.
+            stop: Asked before every step; return early if it says so. All workers must hear the same answer.
+
+        Raises:
+            SDMatteError: The gradient is no longer finite. The last checkpoint is sound.
+        """
+        last = self.options.steps if until is None else min(until, self.options.steps)
         saved = self.step
         while self.step < last and not stop():
             batch = next(self._batches)
@@ -142,18 +179,23 @@ class Trainer:
         if self.rank:
             return
         save_checkpoint(self.folder / NAME, self.step, self.learner.network, self.average, self.optimiser)
-        save_file(self.averaged(), self.folder / "weights.safetensors")
+        save_tensors(self.folder / WEIGHTS, self.averaged())
+        if self._log:
+            self._log.flush()
 
     def averaged(self) -> dict[str, Tensor]:
-        """Return the network's state with averaged weights, text encoder included."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.learner.network.state_dict().items()}
-        return state | {name: value.cpu().contiguous() for name, value in self.average.items()}
+        """Return the network's state with averaged weights, text encoder included.
+
+        The tensors are those of the run, not copies: further steps change them.
+        """
+        return self.learner.network.state_dict() | self.average
 
     def _update(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
+        """Take one step; return what to log, and the alphas."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.options.rate(self.step)
         parts = self.options.stage(self.step).accumulate
-        total: dict[str, float] = {}
+        total: dict[str, Tensor] = {}
         alphas = []
         for index in range(parts):
             piece = batch.part(index, parts) if parts > 1 else batch
@@ -161,17 +203,20 @@ class Trainer:
             unsynced = getattr(self._module, "no_sync", contextlib.nullcontext)
             with contextlib.nullcontext() if ready else unsynced():
                 losses, alpha = self._losses(piece)
-                torch.stack(list(losses.values())).sum().div(parts).backward()
+                torch.autograd.backward(torch.stack(list(losses.values())).sum() / parts)
             alphas.append(alpha.detach())
-            for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + float(value.detach()) / parts
-            error = (alpha.detach() - piece.alpha).abs().mean()
-            total["mad"] = total.get("mad", 0.0) + float(error) / parts
-        norm = nn.utils.clip_grad_norm_(self._learning, self.options.clip)
+            losses["mad"] = (alphas[-1] - piece.alpha).abs().mean()
+            total = {name: total.get(name, 0) + value.detach() / parts for name, value in losses.items()}
+        norm = float(nn.utils.clip_grad_norm_(self._learning, self.options.clip))
+        if not math.isfinite(norm):
+            raise SDMatteError(
+                f"the gradient's norm is {norm} after {self.step} steps; continue from the last checkpoint, which is "
+                "sound, with a lower learning rate, or look at the samples"
+            )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._track()
-        return total | {"gradient": float(norm)}, torch.cat(alphas)
+        return {name: float(value) for name, value in total.items()} | {"gradient": norm}, torch.cat(alphas)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         lower = self.options.precision == "bfloat16"
@@ -189,7 +234,7 @@ class Trainer:
     def _track(self) -> None:
         # Young averages follow closely, or they would remember the random initial weights.
         decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self._learning], 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), self._learning, 1 - decay)
 
 
 def seeded_network(configs: ModelConfigs, seed: int) -> Network:
@@ -199,4 +244,7 @@ def seeded_network(configs: ModelConfigs, seed: int) -> Network:
         return Network(configs)
 
 
-__all__ = ["CoordinateFeatures", "Learner", "Trainer", "seeded_network"]
+def _check_sizes(options: TrainingOptions, stride: int) -> None:
+    for size in {size for stage in options.stages for size in stage.sizes}:
+        if size % stride:
+            raise SDMatteError(f"training at {size} px: this model's input must be a multiple of {stride} px")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdmatte.errors import SDMatteError
+
 PYRAMID_LEVELS = 5
 
 
@@ -48,7 +50,16 @@ def region_mean(values: Tensor, region: Tensor) -> Tensor:
 
 
 def laplacian_pyramid(image: Tensor, levels: int) -> list[Tensor]:
-    """Split ``(B, 1, H, W)`` into ``levels`` bands, finest first; fewer where a side would fall below 2 pixels."""
+    """Split pictures into frequency bands.
+
+    Args:
+        image: ``(B, 1, H, W)``.
+        levels: Number of bands; there are fewer where a side would fall below 2 pixels.
+
+    Returns:
+        Bands ``(B, 1, h, w)``, finest first, each of half the size of the one before. What is left below them, the
+        smallest picture, is not among them.
+    """
     bands = []
     for _ in range(levels):
         if min(image.shape[-2:]) < 4:
@@ -61,7 +72,7 @@ def laplacian_pyramid(image: Tensor, levels: int) -> list[Tensor]:
 
 def _smoothed(image: Tensor) -> Tensor:
     weights = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=image.dtype, device=image.device) / 16
-    padded = F.pad(image, (2, 2, 2, 2), mode="reflect" if min(image.shape[-2:]) > 2 else "replicate")
+    padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
     return F.conv2d(F.conv2d(padded, weights.view(1, 1, 1, 5)), weights.view(1, 1, 5, 1))
 
 
@@ -71,8 +82,21 @@ def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     Args:
         student: Feature maps ``(B, C, h, w)`` after the down, mid and up blocks.
         teacher: Those of the teacher; no gradient flows into them.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        SDMatteError: The two networks' blocks differ in number or shape.
     """
-    return torch.stack([F.mse_loss(a.float(), b.detach().float()) for a, b in zip(student, teacher, strict=True)]).sum()
+    ours, theirs = ([tuple(maps.shape) for maps in both] for both in (student, teacher))
+    if ours != theirs:
+        raise SDMatteError(
+            f"the teacher's blocks have outputs of shapes {theirs}, the student's {ours}; distil from a model whose "
+            "U-Net has the same blocks and channels"
+        )
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([F.mse_loss(a.float(), b.detach().float()) for a, b in pairs]).sum()
 
 
 class _SoftClip(torch.autograd.Function):
@@ -94,5 +118,5 @@ def soft_clip(values: Tensor) -> Tensor:
     A plain clip has no gradient outside of the range, so that a pixel that overshot on the wrong side would never
     learn. Here only gradients that push further out are dropped.
     """
-    clipped: Tensor = _SoftClip.apply(values)
+    clipped: Tensor = _SoftClip.apply(values)  # type: ignore[no-untyped-call]
     return clipped

@@ -80,6 +80,14 @@ class TrainingOptions:
             step -= stage.steps
         raise SDMatteError(f"the run has {self.steps} steps; there is no step {step + self.steps}")
 
+    def first_sample(self, step: int) -> int:
+        """Return the index of the first sample of a step: how many the steps before it took."""
+        taken = 0
+        for stage in self.stages:
+            taken += stage.batch * min(step, stage.steps)
+            step = max(0, step - stage.steps)
+        return taken
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then exponential decay to ``final_factor``."""
         if step < self.warmup:

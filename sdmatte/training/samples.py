@@ -154,8 +154,9 @@ class Composer:
             image = camera.saturate(image, amount=0.0)
         alpha = alphas[chosen]
         if (height, width) != (size, size):
-            image, alpha = (cv2.resize(x, (size, size), interpolation=cv2.INTER_LINEAR) for x in (image, alpha))
-        image, alpha = np.asarray(image, np.float32), np.asarray(alpha, np.float32).clip(0.0, 1.0)
+            image = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+            alpha = np.asarray(cv2.resize(alpha, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+        alpha = alpha.clip(0.0, 1.0)
         prompt = self._prompt(rng, alpha, transparent=layers[chosen].transparent)
         drawn = prompt_map(prompt, size, size, (size, size))
         return Sample(image, alpha, unknown_region(alpha, rng), prompt, drawn, layers[chosen].transparent)
@@ -198,7 +199,7 @@ class Composer:
                 side = math.exp(rng.uniform(math.log(0.12), math.log(0.7))) * frame
                 centre = (width * rng.uniform(0, 1), height * rng.uniform(0, 1))
                 layers.append(self._placed(rng, other, (height, width), centre, side, flip=False))
-            rng.shuffle(layers)  # type: ignore[arg-type]  # a list of any objects will do
+            rng.shuffle(layers)
         return layers
 
     def _placed(

@@ -11,14 +11,15 @@ import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdmatte.errors import SDMatteError
+from sdmatte.errors import ImageError, SDMatteError
+from sdmatte.images import decode_image
 from sdmatte.synthetic.backgrounds import background, photo_crop
 from sdmatte.synthetic.families import FAMILIES, TRAINING, render_object
 from sdmatte.synthetic.layers import Layer
@@ -49,8 +50,11 @@ class Backgrounds(Protocol):
 class Pictures:
     """Backgrounds from a folder (searched through) or a tar file.
 
+    Args:
+        path: Of the folder or tar file.
+
     Raises:
-        SDMatteError: There is no picture in it.
+        SDMatteError: There is no picture in it; or, when it is read, a damaged one.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,7 +64,7 @@ class Pictures:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Pixels:
-        return np.asarray(self._files.open(index).convert("RGB"))
+        return self._files.decoded(index)
 
 
 class Cutouts:
@@ -71,7 +75,7 @@ class Cutouts:
         limit: Longer sides are scaled down to this many pixels.
 
     Raises:
-        SDMatteError: There is no picture in it; or, when it is read, one without an alpha channel.
+        SDMatteError: There is no picture in it; or, when it is read, a damaged one, or one without an alpha channel.
     """
 
     def __init__(self, path: str | Path, *, limit: int = 1024) -> None:
@@ -82,10 +86,7 @@ class Cutouts:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Layer:
-        with self._files.open(index) as picture:
-            if "A" not in picture.getbands() and "transparency" not in picture.info:
-                raise SDMatteError(f"{self._files.names[index]} has no alpha channel; foregrounds need one")
-            pixels = np.asarray(picture.convert("RGBA"), np.float32) / 255
+        pixels = np.asarray(self._files.with_alpha(index), np.float32) / np.float32(255)
         return _limited(_trimmed(Layer(pixels[..., :3], pixels[..., 3], family="cutout")), self._limit)
 
 
@@ -97,12 +98,12 @@ class Pairs:
 
     Args:
         colours: Folder of pictures.
-        alphas: Folder of greyscale alphas.
+        alphas: Folder of greyscale alphas, of 8 or 16 bits.
         transparent: Names (without suffix) of objects that are transparent.
         limit: Longer sides are scaled down to this many pixels.
 
     Raises:
-        SDMatteError: A colour has no alpha, or, when it is read, one of another size.
+        SDMatteError: A colour has no alpha, or two; or, when it is read, one of another size or a damaged one.
     """
 
     def __init__(
@@ -110,6 +111,8 @@ class Pairs:
     ) -> None:
         self._colours, self._alphas = _Files(Path(colours)), _Files(Path(alphas))
         by_name = {Path(name).stem: index for index, name in enumerate(self._alphas.names)}
+        if len(by_name) < len(self._alphas):
+            raise SDMatteError(f"two files in {alphas} have the same name but for folder or suffix; keep one of them")
         missing = [name for name in self._colours.names if Path(name).stem not in by_name]
         if missing:
             raise SDMatteError(f"{len(missing)} of the pictures in {colours} have no alpha in {alphas}: {missing[:3]}")
@@ -122,10 +125,11 @@ class Pairs:
 
     def __getitem__(self, index: int) -> Layer:
         name = self._colours.names[index]
-        colour = np.asarray(self._colours.open(index).convert("RGB"), np.float32) / 255
-        alpha = np.asarray(self._alphas.open(self._alpha_of[index]).convert("L"), np.float32) / 255
+        colour = np.asarray(self._colours.decoded(index), np.float32) / np.float32(255)
+        alpha = np.asarray(self._alphas.decoded(self._alpha_of[index])[..., 0], np.float32) / np.float32(255)
         if colour.shape[:2] != alpha.shape:
-            raise SDMatteError(f"{name} is {colour.shape[1::-1]} pixels, its alpha {alpha.shape[::-1]}; fix one of them")
+            sizes = f"{colour.shape[1]} x {colour.shape[0]} pixels, its alpha {alpha.shape[1]} x {alpha.shape[0]}"
+            raise SDMatteError(f"{name} has {sizes}; both must show the same frame")
         layer = Layer(colour, alpha, transparent=Path(name).stem in self._transparent, family="pair")
         return _limited(_trimmed(layer), self._limit)
 
@@ -166,7 +170,13 @@ class Synthetic:
 
 
 class SyntheticPictures:
-    """Procedural backgrounds; item ``index`` is drawn from its own seed."""
+    """Procedural backgrounds; item ``index`` is drawn from its own seed.
+
+    Args:
+        count: Number of pictures.
+        side: Of each, pixels.
+        seed: Other seeds give other pictures.
+    """
 
     def __init__(self, count: int, *, side: int = 384, seed: int = 0) -> None:
         self._count, self._side, self._seed = count, side, seed
@@ -183,28 +193,30 @@ class Bank:
     """Foregrounds drawn or decoded once and kept in one file, which all loader processes map into memory.
 
     Drawing a synthetic object takes tens of milliseconds, composing a sample a few: without a bank, a small model
-    waits for its data.
+    waits for its data. The objects come back with 8 bits per sample and without their empty margins.
 
     Args:
         source: What to keep.
-        path: Of the ``.npy`` file; a file that is there and fits is used, else it is written.
-        side: Objects are stored in squares of this many pixels.
+        path: Of the ``.npy`` file. One that is there is used if it has as many objects of the same side: delete it
+            when the source changed otherwise. Else it is written; only one process may do so at a time.
+        side: Objects are stored in squares of this many pixels; larger ones are scaled down.
     """
 
     def __init__(self, source: Foregrounds, path: Path, *, side: int = 320) -> None:
         notes = path.with_suffix(".notes.npy")
         shape = (len(source), side, side, 4)
-        if not path.exists() or np.load(path, mmap_mode="r").shape != shape:
+        if not (path.exists() and notes.exists()) or np.load(path, mmap_mode="r").shape != shape:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint8, shape)
             remarks = np.zeros((len(source), 2), np.int16)
+            codes = {name: code for code, name in enumerate(FAMILIES)}
             for index in range(len(source)):
                 layer = _limited(source[index], side)
                 rows, columns = layer.alpha.shape
                 pixels = np.dstack([layer.colour, layer.alpha])
                 top, left = (side - rows) // 2, (side - columns) // 2
                 kept[index, top : top + rows, left : left + columns] = np.rint(pixels * 255)
-                remarks[index] = layer.transparent, _FAMILY_CODES.get(layer.family, -1)
+                remarks[index] = layer.transparent, codes.get(layer.family, -1)
             kept.flush()
             np.save(notes, remarks)
             os.replace(path.with_suffix(".part"), path)  # noqa: PTH105 - a file cut short never gets this name
@@ -215,13 +227,10 @@ class Bank:
         return len(self._pixels)
 
     def __getitem__(self, index: int) -> Layer:
-        pixels = np.asarray(self._pixels[index], np.float32) * np.float32(1 / 255)
+        stored = self._pixels[index]
+        pixels = np.multiply(stored[_window(stored[..., 3] > 1)], np.float32(1 / 255), dtype=np.float32)
         transparent, code = self._notes[index]
-        family = tuple(FAMILIES)[code] if code >= 0 else "cutout"
-        return _trimmed(Layer(pixels[..., :3], pixels[..., 3], bool(transparent), family))
-
-
-_FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
+        return Layer(pixels[..., :3], pixels[..., 3], bool(transparent), tuple(FAMILIES)[code] if code >= 0 else "")
 
 
 class _Files:
@@ -238,7 +247,9 @@ class _Files:
                 with tarfile.open(path, "r:") as tar:
                     members = [m for m in tar if m.isfile() and m.name.lower().endswith(_SUFFIXES)]
             except tarfile.TarError as error:
-                raise SDMatteError(f"{path} is not an uncompressed tar file ({error}); unpack it, or name a folder") from error
+                raise SDMatteError(
+                    f"{path} is not an uncompressed tar file ({error}); unpack it, or name a folder"
+                ) from error
             self._offsets = {m.name: (m.offset_data, m.size) for m in members}
             self.names = sorted(self._offsets)
         else:
@@ -249,23 +260,45 @@ class _Files:
     def __len__(self) -> int:
         return len(self.names)
 
-    def open(self, index: int) -> Image.Image:
+    def decoded(self, index: int) -> Pixels:
+        """Return a picture as upright RGB, ``(H, W, 3)``."""
+        try:
+            return decode_image(self._read(index)).pixels
+        except ImageError as error:
+            raise ImageError(error.code, f"{self.path / self.names[index]}: {error}") from error
+
+    def with_alpha(self, index: int) -> Pixels:
+        """Return a picture that has an alpha channel, ``(H, W, 4)``."""
+        name = self.path / self.names[index]
+        try:
+            with Image.open(io.BytesIO(self._read(index))) as picture:
+                if not picture.has_transparency_data:
+                    raise SDMatteError(f"{name} has no alpha channel; foregrounds need one")
+                return np.asarray(picture.convert("RGBA"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow raises any of them
+            raise SDMatteError(f"{name} can't be decoded ({error}); replace or remove it") from error
+
+    def _read(self, index: int) -> bytes:
         name = self.names[index]
-        if not self._offsets:
-            return Image.open(self.path / name)
-        offset, size = self._offsets[name]
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return Image.open(io.BytesIO(file.read(size)))
+        offset, size = self._offsets.get(name, (0, -1))
+        try:
+            with (self.path if self._offsets else self.path / name).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise SDMatteError(f"{self.path / name} can't be read: {error.strerror}; was it moved?") from error
 
 
 def _trimmed(layer: Layer) -> Layer:
     """Cut off the empty margin, so that the size of a layer is the size of its object."""
-    x, y, width, height = cv2.boundingRect((layer.alpha > 1 / 255).astype(np.uint8))
-    if not width:
-        return layer
-    window: Any = np.s_[y : y + height, x : x + width]
+    window = _window(layer.alpha > 1 / 255)
     return layer.replaced(layer.colour[window], layer.alpha[window])
+
+
+def _window(seen: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns around all pixels ``(H, W)`` that are seen; all of them where none is."""
+    x, y, width, height = cv2.boundingRect(seen.view(np.uint8))
+    return (slice(y, y + height), slice(x, x + width)) if width else (slice(None), slice(None))
 
 
 def _limited(layer: Layer, limit: int) -> Layer:

@@ -25,7 +25,7 @@ from pipeline.stages import read
 from pipeline.stages.matte import OUTPUT
 from support.corpora import BOX, image, lines, read_rows
 
-MODEL = ModelIdentity("m", "ab" * 32, "float32")
+MODEL = ModelIdentity("m", "ab" * 32, "float32", 64)
 
 
 def config(kind: str, path: Path, run: Path, *more: str) -> LabelConfig:

@@ -57,7 +57,8 @@ def test_a_new_run_describes_itself(tmp_path: Path) -> None:
     assert held["config"]["input"]["path"] == ["https://host/a.tar", "s3://b/?.tar"]
     assert "secret" not in json.dumps(held)
     assert held["config_hash"] == config.matte_hash()
-    assert held["model"] == {"name": "sdmatte-mini", "weights_sha256": "ab" * 32, "precision": "float32"}
+    identity = {"name": "sdmatte-mini", "weights_sha256": "ab" * 32, "precision": "float32", "input_size": 64}
+    assert held["model"] == identity
     assert held["code"]["version"]
     assert held["libraries"]["python"]
     assert held["started_at"].endswith("+00:00")
@@ -161,14 +162,15 @@ def test_a_run_of_other_settings_is_refused_and_the_differences_named(run: RunDi
         output={"alpha_bits": 16},
     )
     with pytest.raises(ConfigurationError) as caught:
-        RunDirectory.open_or_create(config, ModelIdentity("x", "ab" * 32, "bfloat16"))
+        RunDirectory.open_or_create(config, ModelIdentity("x", "ab" * 32, "bfloat16", 512))
     assert str(caught.value) == (
         f"{run.path} holds the run {run.run_id} (running), which differs from this job:\n"
         "  input.path: 's3://corpus/*.tar' there, 'https://other/*.tar' here\n"
-        "  model.input_size: 1024 there, 512 here\n"
+        "  model.input_size: None there, 512 here\n"
         "  model.resize: 'square' there, 'aspect' here\n"
         "  output.alpha_bits: 8 there, 16 here\n"
         "  loaded model.precision: 'float32' there, 'bfloat16' here\n"
+        "  loaded model.input_size: 64 there, 512 here\n"
         "Choose another output.path, or the same settings to go on with that run"
     )
     assert info(Path(run.path)) == before
@@ -178,7 +180,7 @@ def test_other_weights_under_the_same_name_are_refused_even_for_a_complete_run(r
     finish(run)
     assert run.succeeded
     with pytest.raises(ConfigurationError, match=r"loaded model\.weights_sha256: 'abab.*' there, 'cdcd.*' here"):
-        RunDirectory.open_or_create(label_config(run.path), ModelIdentity("sdmatte-mini", "cd" * 32, "float32"))
+        RunDirectory.open_or_create(label_config(run.path), ModelIdentity("sdmatte-mini", "cd" * 32, "float32", 64))
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:

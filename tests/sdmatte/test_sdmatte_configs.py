@@ -56,7 +56,7 @@ def test_released_configuration_names_the_released_tensors() -> None:
 
 
 def test_unknown_packaged_name() -> None:
-    with pytest.raises(CheckpointError, match="'sdmate'; there are: sdmatte, litesdmatte, sdmatte-mini"):
+    with pytest.raises(CheckpointError, match="'sdmate'; there are: sdmatte, litesdmatte, sdmatte-nano, sdmatte-mini"):
         ModelConfigs.released("sdmate")
 
 

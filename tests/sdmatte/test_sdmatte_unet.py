@@ -15,7 +15,7 @@ from sdmatte.configs import ModelConfigs
 from sdmatte.embeddings import CoordinateFeatures, box_features
 from sdmatte.network import Network
 from sdmatte.prompt_maps import prompt_map
-from sdmatte.unet import OUTSIDE_BIAS, PromptUNet, attention_bias
+from sdmatte.unet import OUTSIDE_BIAS, PARTS, PromptUNet, attention_bias
 
 # --- the bias
 
@@ -232,3 +232,32 @@ def test_heads_may_be_one_number_for_all_levels() -> None:
     with torch.device("meta"):
         unet = PromptUNet(config(attention_head_dim=2, block_out_channels=[32, 64, 64, 128]))
     assert {module.heads for module in unet.modules() if isinstance(module, Attention)} == {2}
+
+
+# --- trained without one of SDMatte's parts
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_unet_without_a_part_ignores_what_goes_into_it(network: Network, inputs: dict[str, Any], part: str) -> None:
+    without = PromptUNet(config(without=[part])).eval().requires_grad_(False)
+    without.load_state_dict(network.unet.state_dict())  # the tensors keep their names and shapes
+    place = inputs["coordinates"]
+    changes: dict[str, dict[str, Any]] = {
+        "visual_prompt_attention": {},
+        "coordinate_embedding": {"coordinates": CoordinateFeatures(1 - place.box, place.points, ~place.is_points)},
+        "opacity_embedding": {"opaque": 1 - inputs["opaque"]},
+        "masked_self_attention": {"inside": 1 - inputs["inside"]},
+    }
+    before = without(**inputs)
+    assert (before - network.unet(**inputs)).abs().max() > 1e-4
+    if part == "visual_prompt_attention":
+        torch.nn.init.ones_(without.aux_conv_in.weight)
+    torch.testing.assert_close(without(**(inputs | changes.pop(part))), before, rtol=0, atol=0)
+    for change in changes.values():
+        if change:  # the other parts work as ever
+            assert (without(**(inputs | change)) - before).abs().max() > 1e-4
+
+
+def test_only_the_parts_of_sdmatte_can_be_left_out() -> None:
+    with pytest.raises(CheckpointError, match=r"without=\['attention'\] is unknown"):
+        PromptUNet(config(without=["opacity_embedding", "attention"]))

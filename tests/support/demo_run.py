@@ -20,7 +20,7 @@ from pipeline.provenance import ModelIdentity
 from pipeline.runs import RunDirectory
 from pipeline.schema import LEDGER, RECORDS
 
-MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32")
+MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32", 64)
 
 
 def png(image: Image.Image) -> bytes:

@@ -16,7 +16,7 @@ from pipeline.provenance import ModelIdentity
 from pipeline.schema import LEDGER, RECORDS
 
 ROWS = RECORDS.append(pa.field("ledger", LEDGER))
-MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32")
+MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32", 64)
 
 
 def gray_png(shade: int = 128, size: tuple[int, int] = (8, 6)) -> bytes:
