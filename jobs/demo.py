@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.demo import DEMO_MODEL, Demo, prepare_demo
+from pipeline.demo import DEMO_INPUT_SIZE, DEMO_MODEL, Demo, prepare_demo
 from pipeline.errors import ConfigurationError
 
 _LABEL = Path(__file__).resolve().with_name("label.py")
@@ -65,7 +65,7 @@ def _run(command: Sequence[str]) -> int:
 def _what_to_look_at(demo: Demo) -> str:
     released = [
         *(sys.executable, str(_LABEL), "--config", str(demo.config)),
-        "model.source=LongfeiHuang/SDMatte",
+        *("model.source=LongfeiHuang/SDMatte", "model.input_size=1024"),
         f"output.path={_near(demo.run.with_name('released'))}",
     ]
     return f"""
@@ -73,8 +73,8 @@ def _what_to_look_at(demo: Demo) -> str:
   report         {_near(demo.run / "report" / "index.html")}
   records        {_near(demo.run / "records")}/*.parquet
 
-The mattes are those of {DEMO_MODEL}, which was trained on one CPU to fit into the package: its model card says
-where it fails. With the released weights, 100 times its size:
+The alphas are NOT meaningful mattes yet: {DEMO_MODEL} is an untrained model in small with random weights, at
+{DEMO_INPUT_SIZE} pixels. It shows the way of the data, not the quality of SDMatte. With the released weights:
 
   {_shown(released)}
 """

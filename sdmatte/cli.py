@@ -21,7 +21,7 @@ from sdmatte.urls import redact
 if TYPE_CHECKING:
     from sdmatte.model import SDMatte
 
-DEFAULT_MODEL = "sdmatte-nano"
+DEFAULT_MODEL = "LongfeiHuang/SDMatte"
 
 _DESCRIPTION = "Cut an object out of a photo: write its alpha matte as a PNG of the photo's size."
 _EPILOG = """\
@@ -99,7 +99,7 @@ def _matte_parser() -> argparse.ArgumentParser:
         "--model",
         metavar="SOURCE",
         default=default,
-        help="sdmatte-nano (bundled: small), LongfeiHuang/SDMatte or another hub id, folder, weights file, URL; "
+        help="folder, weights file, hub id, URL, or untrained:sdmatte-mini for a dry run; "
         f"default: $SDMATTE_MODEL, here {redact(default).replace('%', '%%')}",
     )
     model.add_argument("--weights", metavar="FILE", help="which weights file, where the model has several")

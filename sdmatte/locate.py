@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sdmatte.configs import BUNDLED, PARTS, ModelConfigs, packaged_folder
+from sdmatte.configs import PARTS, ModelConfigs
 from sdmatte.errors import CheckpointError
 from sdmatte.prompts import PromptKind
 
@@ -51,8 +51,7 @@ def locate(source: str | Path, *, weights: str | None = None, revision: str | No
     """Find a model's files, and download them if need be.
 
     Args:
-        source: One of: ``"sdmatte-nano"``, the bundled model; a model folder;
-            a weights file, whose configurations are taken from beside it; a hub repository
+        source: One of: a model folder; a weights file, whose configurations are taken from beside it; a hub repository
             such as ``"LongfeiHuang/SDMatte"``, of which only the configurations and the one weights file are
             downloaded, into huggingface's cache; a model folder or weights file at any fsspec URL, such as
             ``"s3://bucket/SDMatte"``, copied once into ``$SDMATTE_CACHE`` (``~/.cache/sdmatte``). A folder that exists
@@ -77,12 +76,9 @@ def locate(source: str | Path, *, weights: str | None = None, revision: str | No
     if path.exists():
         _no_revision(revision, "a local path")
         return _local(path, weights)
-    if source == BUNDLED:
-        _no_revision(revision, "the bundled model")
-        return _local(packaged_folder(BUNDLED), weights)
     if isinstance(source, Path) or not _HUB_ID.fullmatch(text):
         raise CheckpointError(
-            f"there is no file or folder {path}; expected a local model folder or weights file, {BUNDLED}, "
+            f"there is no file or folder {path}; expected a local model folder or weights file, "
             "a hub repository as owner/name, or a URL such as s3://bucket/folder"
         )
     from sdmatte.download import fetch_hub

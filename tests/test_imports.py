@@ -15,8 +15,8 @@ MAY_IMPORT = {
     "sdmatte": {"sdmatte"},
     "pipeline": {"pipeline", "sdmatte"},
     "jobs": {"jobs", "pipeline", "sdmatte"},
-    "benchmarks": {"jobs", "pipeline", "sdmatte"},
-    "tests": {"jobs", "pipeline", "sdmatte"},
+    "benchmarks": {"benchmarks", "jobs", "pipeline", "sdmatte"},
+    "tests": {"benchmarks", "jobs", "pipeline", "sdmatte"},
 }
 """The project's folders, and those of them whose modules each may import."""
 

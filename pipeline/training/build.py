@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from pipeline.cluster import usable_cpus
 from pipeline.errors import ConfigurationError
 from pipeline.training.config import (
     BackgroundsSection,
@@ -190,7 +191,7 @@ def _foregrounds(section: ForegroundsSection) -> Foregrounds:
         return source
     section.bank.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{section.bank}.lock"):  # several workers may want to write it
-        return Bank(source, section.bank, side=side)
+        return Bank(source, section.bank, side=side, processes=usable_cpus())
 
 
 def _backgrounds(section: BackgroundsSection) -> Backgrounds:

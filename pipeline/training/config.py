@@ -197,6 +197,7 @@ class OptionsSection(Section):
     precision: Literal["float32", "bfloat16"] = _PAPER.precision
     distillation: NonNegativeFloat = _PAPER.distillation
     seed: int = Field(default=_PAPER.seed, ge=0)
+    mirrored: bool = _PAPER.mirrored
     workers: int = Field(default=_PAPER.workers, ge=0)
     save_every: PositiveInt = _PAPER.save_every
     show_every: PositiveInt = _PAPER.show_every

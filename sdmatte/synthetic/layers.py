@@ -72,7 +72,8 @@ def place(
     scale = side / max(rows, columns)
     if scale < 1:
         smaller = max(1, round(columns * scale)), max(1, round(rows * scale))
-        pixels = cv2.resize(np.ascontiguousarray(pixels), smaller, interpolation=cv2.INTER_AREA)
+        reduced = cv2.resize(np.ascontiguousarray(pixels), smaller, interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(reduced, np.float32)
         scale *= max(rows, columns) / max(pixels.shape[:2])
         rows, columns = pixels.shape[:2]
     turn = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), angle, scale)
@@ -119,12 +120,17 @@ def composite(
     image = background
     for layer in layers:
         image = image + layer.alpha[..., None] * (layer.colour - image)
-    visible: list[NDArray[np.float32]] = []
-    through = np.ones(background.shape[:2], np.float32)
+    return image.astype(np.float32), visible(layers)
+
+
+def visible(layers: Sequence[Layer]) -> list[NDArray[np.float32]]:
+    """Return the alphas ``(h, w)`` with which layers, from back to front, are seen; see :func:`composite`."""
+    seen: list[NDArray[np.float32]] = []
+    through = np.ones(layers[0].alpha.shape, np.float32) if layers else np.ones(0, np.float32)
     for layer in reversed(layers):
-        visible.append(layer.alpha * through)
+        seen.append(layer.alpha * through)
         through = through * (1.0 - layer.alpha)
-    return image.astype(np.float32), visible[::-1]
+    return seen[::-1]
 
 
 def shadow(

@@ -98,7 +98,12 @@ class _Steps(Dataset[Batch]):
         size = int(np.random.default_rng([self._options.seed, step, 1]).choice(stage.sizes))
         share = stage.batch // self._world
         first = self._options.first_sample(step) + self._rank * share
-        samples = [self._composer.sample(first + index, size) for index in range(share)]
+        samples: list[Sample] = []
+        for index in range(first, first + share):
+            if self._options.mirrored and len(samples) % 2:
+                samples.append(self._composer.mirrored(samples[-1], index))
+            else:
+                samples.append(self._composer.sample(index, size))
         return collate(samples, box_channels=self._dims[0], points_dim=self._dims[1])
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdmatte.configs import ModelConfigs
 from sdmatte.errors import SDMatteError
 from sdmatte.network import Network
 from sdmatte.training.checkpoints import NAME, load_checkpoint, save_checkpoint, save_tensors
@@ -235,13 +234,6 @@ class Trainer:
         # Young averages follow closely, or they would remember the random initial weights.
         decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.values()), self._learning, 1 - decay)
-
-
-def seeded_network(configs: ModelConfigs, seed: int) -> Network:
-    """Build a network with PyTorch's usual random weights, from a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Network(configs)
 
 
 def _check_sizes(options: TrainingOptions, stride: int) -> None:

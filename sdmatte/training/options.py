@@ -43,6 +43,8 @@ class TrainingOptions:
         precision: Autocast type; weights and optimiser stay float32.
         distillation: Weight of the feature loss against a teacher (LiteSDMatte: 0.01).
         seed: Of the samples and of the initial weights.
+        mirrored: Every second sample is the mirror image of the one before it, with a prompt of its own: half the work
+            of the loader processes, where a small model waits for them.
         workers: Loader processes per training worker.
         save_every: Steps between checkpoints.
         show_every: Steps between sample pictures in the log.
@@ -59,6 +61,7 @@ class TrainingOptions:
     precision: Literal["float32", "bfloat16"] = "float32"
     distillation: float = 0.01
     seed: int = 0
+    mirrored: bool = False
     workers: int = 1
     save_every: int = 200
     show_every: int = 200

@@ -21,7 +21,7 @@ from sdmatte.prompt_sampling import derive_box, derive_mask, derive_points
 from sdmatte.prompts import TRAINED_POINTS, Box, Prompt
 from sdmatte.synthetic import camera
 from sdmatte.synthetic.backgrounds import photo_crop, soften
-from sdmatte.synthetic.layers import Layer, composite, place
+from sdmatte.synthetic.layers import Layer, composite, place, visible
 from sdmatte.synthetic.scenes import lay
 from sdmatte.training.sources import Backgrounds, Foregrounds
 
@@ -138,13 +138,13 @@ class Composer:
         height, width = self._frame(rng, size)
         for _ in range(_TRIES):
             layers = self._layers(rng, height, width)
-            _, alphas = composite(np.zeros((height, width, 3), np.float32), layers)
-            visible = [i for i, alpha in enumerate(alphas) if _shows(alpha, layers[i])]
-            if visible:
+            alphas = visible(layers)
+            shown = [i for i, alpha in enumerate(alphas) if _shows(alpha, layers[i])]
+            if shown:
                 break
         else:
             raise SDMatteError(f"sample {index}: none of {_TRIES} foregrounds is visible; look at the foregrounds")
-        chosen = int(rng.choice(visible))
+        chosen = int(rng.choice(shown))
         behind = self._background(rng, height, width)
         if rng.random() < self._how.shadows:
             image = camera.damage(lay(rng, behind, layers), rng)
@@ -160,6 +160,18 @@ class Composer:
         prompt = self._prompt(rng, alpha, transparent=layers[chosen].transparent)
         drawn = prompt_map(prompt, size, size, (size, size))
         return Sample(image, alpha, unknown_region(alpha, rng), prompt, drawn, layers[chosen].transparent)
+
+    def mirrored(self, sample: Sample, index: int) -> Sample:
+        """Return a sample's mirror image, with another prompt drawn for sample number ``index``."""
+        rng = np.random.default_rng([self._seed, index])
+        image = np.ascontiguousarray(sample.image[:, ::-1])
+        if rng.random() < self._how.shadows / 2:
+            image = camera.grade(image, rng)
+        alpha = np.ascontiguousarray(sample.alpha[:, ::-1])
+        prompt = self._prompt(rng, alpha, transparent=sample.transparent)
+        size = alpha.shape[0]
+        drawn = prompt_map(prompt, size, size, (size, size))
+        return Sample(image, alpha, unknown_region(alpha, rng), prompt, drawn, sample.transparent)
 
     def _frame(self, rng: np.random.Generator, size: int) -> tuple[int, int]:
         if rng.random() >= self._how.aspects:

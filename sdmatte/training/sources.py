@@ -7,9 +7,12 @@ sample's own seed, so that a run can stop and continue anywhere.
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +25,7 @@ from sdmatte.errors import ImageError, SDMatteError
 from sdmatte.images import decode_image
 from sdmatte.synthetic.backgrounds import background, photo_crop
 from sdmatte.synthetic.families import FAMILIES, TRAINING, render_object
-from sdmatte.synthetic.layers import Layer
+from sdmatte.synthetic.layers import Layer, premultiplied, unpremultiply
 from sdmatte.synthetic.textures import texture
 
 Pixels = NDArray[np.uint8]
@@ -200,23 +203,21 @@ class Bank:
         path: Of the ``.npy`` file. One that is there is used if it has as many objects of the same side: delete it
             when the source changed otherwise. Else it is written; only one process may do so at a time.
         side: Objects are stored in squares of this many pixels; larger ones are scaled down.
+        processes: That share the drawing; with more than one they are forked.
     """
 
-    def __init__(self, source: Foregrounds, path: Path, *, side: int = 320) -> None:
+    def __init__(self, source: Foregrounds, path: Path, *, side: int = 320, processes: int = 1) -> None:
         notes = path.with_suffix(".notes.npy")
         shape = (len(source), side, side, 4)
         if not (path.exists() and notes.exists()) or np.load(path, mmap_mode="r").shape != shape:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint8, shape)
             remarks = np.zeros((len(source), 2), np.int16)
-            codes = {name: code for code, name in enumerate(FAMILIES)}
-            for index in range(len(source)):
-                layer = _limited(source[index], side)
-                rows, columns = layer.alpha.shape
-                pixels = np.dstack([layer.colour, layer.alpha])
+            for index, (pixels, remark) in enumerate(_drawn(source, side, processes)):
+                rows, columns = pixels.shape[:2]
                 top, left = (side - rows) // 2, (side - columns) // 2
-                kept[index, top : top + rows, left : left + columns] = np.rint(pixels * 255)
-                remarks[index] = layer.transparent, codes.get(layer.family, -1)
+                kept[index, top : top + rows, left : left + columns] = pixels
+                remarks[index] = remark
             kept.flush()
             np.save(notes, remarks)
             os.replace(path.with_suffix(".part"), path)  # noqa: PTH105 - a file cut short never gets this name
@@ -231,6 +232,43 @@ class Bank:
         pixels = np.multiply(stored[_window(stored[..., 3] > 1)], np.float32(1 / 255), dtype=np.float32)
         transparent, code = self._notes[index]
         return Layer(pixels[..., :3], pixels[..., 3], bool(transparent), tuple(FAMILIES)[code] if code >= 0 else "")
+
+
+_Drawn = tuple[Pixels, tuple[bool, int]]  # (h, w, 4) RGBA; transparent, and the number of the family or -1
+
+
+def _drawn(source: Foregrounds, side: int, processes: int) -> Iterator[_Drawn]:
+    draw = _Draw(source, side)
+    if processes == 1:
+        yield from map(draw, range(len(source)))
+        return
+    cv2.setNumThreads(1)  # before the fork: a copy of OpenCV's thread pool has no threads, and waits for them for ever
+    _DRAWING.append(draw)  # forked along: sources may hold hundreds of pictures
+    try:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+            yield from pool.map(_draw_one, range(len(source)), chunksize=8)
+    finally:
+        _DRAWING.pop()
+
+
+@dataclass(frozen=True)
+class _Draw:
+    source: Foregrounds
+    side: int
+
+    def __call__(self, index: int) -> _Drawn:
+        layer = _limited(self.source[index], self.side)
+        pixels = np.dstack([layer.colour, layer.alpha])
+        code = _CODES.get(layer.family, -1)
+        return np.asarray(np.rint(pixels * 255), np.uint8), (layer.transparent, code)
+
+
+_DRAWING: list[_Draw] = []
+_CODES = {name: code for code, name in enumerate(FAMILIES)}
+
+
+def _draw_one(index: int) -> _Drawn:
+    return _DRAWING[-1](index)
 
 
 class _Files:
@@ -307,6 +345,6 @@ def _limited(layer: Layer, limit: int) -> Layer:
         return layer
     scale = limit / max(rows, columns)
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
-    colour = cv2.resize(np.ascontiguousarray(layer.colour), size, interpolation=cv2.INTER_AREA)
-    alpha = cv2.resize(np.ascontiguousarray(layer.alpha), size, interpolation=cv2.INTER_AREA)
-    return layer.replaced(np.asarray(colour, np.float32), np.asarray(alpha, np.float32))
+    # Premultiplied, or the colours of invisible pixels would bleed into the outline.
+    pixels = np.asarray(cv2.resize(premultiplied(layer), size, interpolation=cv2.INTER_AREA), np.float32)
+    return layer.replaced(*unpremultiply(pixels[..., :3], pixels[..., 3]))

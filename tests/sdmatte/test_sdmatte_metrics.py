@@ -82,7 +82,8 @@ def test_identical_mattes_have_no_error() -> None:
     truth, trimap = pair(3)[1:]
     result = evaluate(truth, truth, trimap)
     assert result.unknown is not None
-    assert {*asdict(result.whole).values(), *asdict(result.unknown).values()} == {0.0}
+    # Not quite 0: OpenCV's filters round by where a buffer lies in memory.
+    assert max(*asdict(result.whole).values(), *asdict(result.unknown).values()) < 1e-12
 
 
 def test_shifted_rectangle() -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sdmatte.configs import ModelConfigs
 from sdmatte.synthetic.layers import Layer
 from sdmatte.text import caption_ids
-from sdmatte.training.loop import Learner, seeded_network
+from sdmatte.training.initial import seeded_network
+from sdmatte.training.loop import Learner
 
 STRIDE = 8
 """Input sides of the tiny model are multiples of this many pixels."""
