@@ -2,7 +2,7 @@
 
 Measured on 240 drawn scenes of object families that were never trained on, and on twelve objects of real photographs
 (benchmarks/photographs/README.md: reference mattes, not ground truth); prompts by the paper's protocol. Prints tables,
-and last each target with `met` or `MISSED`. Exits with 0 if all are met, 1 if not.
+and last each target with `met` or `MISSED`. Exits with 0 if all are met, 1 if not, 2 if there is no such model.
 """
 
 from __future__ import annotations

@@ -295,7 +295,7 @@ def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, mo
     """Compare a run with a job that wants to go on with it."""
     try:
         identity = LabelConfig.model_validate(info["config"]).identity()
-        used = {key: info["model"][key] for key in ("weights_sha256", "precision")}
+        used = {key: info["model"][key] for key in ("weights_sha256", "precision", "input_size")}
     except (ValidationError, KeyError, TypeError):
         raise ConfigurationError(
             f"{redact(path)} holds a run of another version of this program: choose another output.path"

@@ -22,8 +22,7 @@ def checked_input_size(size: int | None, default: int, stride: int) -> int:
     Raises:
         SDMatteError: It is no positive multiple of ``stride``.
     """
-    if size is None:
-        return default
+    size = default if size is None else size
     if size < stride or size % stride:
         raise SDMatteError(f"input_size {size} must be a positive multiple of {stride}")
     return size

@@ -192,8 +192,10 @@ def _run_config(settings: Settings, source: str, file: Path, digest: str) -> Lab
 def _weights_state(source: str) -> list[tuple[str, int, int]]:
     """Return names, sizes and times of local weights: a model that is trained on gets a run of its own."""
     path = Path(source).expanduser()
+    folder = path.parent if path.is_file() else path
     files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
-    stats = [(file.name, file.stat()) for file in files if file.suffix in WEIGHTS_SUFFIXES]
+    files = [file for file in files if file.suffix in WEIGHTS_SUFFIXES] + sorted(folder.glob("*/config.json"))
+    stats = [(str(file.relative_to(folder)), file.stat()) for file in files]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+import sdmatte
 from pipeline.cluster import usable_cpus
 from pipeline.errors import ConfigurationError
 from pipeline.training.config import (
@@ -28,7 +29,7 @@ from sdmatte.checkpoint import load_into, read_state_dict
 from sdmatte.configs import PACKAGED, ModelConfigs
 from sdmatte.locate import ModelFiles, locate
 from sdmatte.network import Network
-from sdmatte.synthetic.families import FAMILIES, TRAINING
+from sdmatte.synthetic.families import FAMILIES, HELD_OUT, TRAINING
 from sdmatte.text import caption_ids
 from sdmatte.training.checkpoints import NAME, read_weights
 from sdmatte.training.export import MODEL, write_configs
@@ -183,6 +184,10 @@ def _foregrounds(section: ForegroundsSection) -> Foregrounds:
             raise ConfigurationError(
                 f"data.foregrounds: no families {sorted(unknown)}; there are {', '.join(FAMILIES)}"
             )
+        if kept := HELD_OUT.intersection(section.families or ()):
+            raise ConfigurationError(
+                f"data.foregrounds: the families {sorted(kept)} are kept for evaluation; nothing may train on them"
+            )
         photos: Any = Pictures(section.photos) if section.photos else ()  # as good as a sequence
         families = section.families or TRAINING
         side = section.side
@@ -191,7 +196,8 @@ def _foregrounds(section: ForegroundsSection) -> Foregrounds:
         return source
     section.bank.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{section.bank}.lock"):  # several workers may want to write it
-        return Bank(source, section.bank, side=side, processes=usable_cpus())
+        key = f"{sdmatte.__version__} {section.model_dump_json(exclude={'bank', 'weight'})}"
+        return Bank(source, section.bank, side=side, key=key, processes=usable_cpus())
 
 
 def _backgrounds(section: BackgroundsSection) -> Backgrounds:

@@ -70,7 +70,7 @@ class _Source(Section):
 
 class _Foregrounds(_Source):
     bank: LocalPath | None = None
-    """`.npy` file that the objects are drawn or decoded into once; delete it when the source changes."""
+    """`.npy` file that the objects are drawn or decoded into once; drawn again when these settings change."""
 
 
 class CutoutsSection(_Foregrounds):
@@ -153,7 +153,7 @@ class AugmentationSection(Section):
     blurred_object: Probability | None = None
     shadows: Probability | None = None
     grayscale: Probability | None = None
-    box_jitter: Probability | None = None
+    box_jitter: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
     fewer_points: Probability | None = None
     aspects: Probability | None = None
     side: tuple[PositiveFloat, PositiveFloat] | None = None

@@ -15,6 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
 from pipeline.cluster import started_ray, usable_cpus
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.training.config import TrainConfig
@@ -69,13 +72,17 @@ def train(config: TrainConfig, *, local: bool) -> Outcome:
     run = config.output.path
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / STOP).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(f"output.path={run} can't be used: {error.strerror}") from error
-    step = _train_here(config) if local else _train_on_ray(config)
-    (run / STOP).unlink(missing_ok=True)
     steps = config.options.training_options().steps
-    return Outcome(run, step, steps, export_model(config) if step >= steps else None)
+    try:
+        with FileLock(run / "lock", timeout=0):
+            (run / STOP).unlink(missing_ok=True)
+            step = _train_here(config) if local else _train_on_ray(config)
+            (run / STOP).unlink(missing_ok=True)
+            return Outcome(run, step, steps, export_model(config) if step >= steps else None)
+    except Timeout:
+        raise ConfigurationError(f"another job trains in {run}; wait for it, stop it, or choose output.path") from None
 
 
 def export_model(config: TrainConfig) -> Path:
@@ -107,7 +114,7 @@ def _train_here(config: TrainConfig) -> int:
     try:
         with _stopped_by_signals(stop):
             trainer.run(stop=stop.exists)
-    except SDMatteError as error:
+    except (SDMatteError, SafetensorError, OSError, RuntimeError) as error:  # damaged data, full disk, full GPU
         raise PipelineError(f"training stopped after {trainer.step} steps: {error}") from error
     return trainer.step
 
@@ -174,7 +181,7 @@ def _reason(error: Exception) -> str:
 
 
 class _FailedElsewhereError(Exception):
-    """Another worker could not be built."""
+    """Another worker could not be built; says why."""
 
 
 def _work(given: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +191,7 @@ def _work(given: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device, prepare_model
 
     from pipeline.training.build import build_trainer
+    from sdmatte.training.loop import Learner
 
     config: TrainConfig = given["config"]
     context = ray.train.get_context()
@@ -193,9 +201,10 @@ def _work(given: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.set_device(device)
 
     def wrap(module: torch.nn.Module) -> torch.nn.Module:
-        if any(_gathered(None, world)):
-            raise _FailedElsewhereError
-        unused = bool(config.model.without)  # parts without use get no gradient, which DDP has to be told
+        if fault := next(filter(None, _gathered(None, world)), None):
+            raise _FailedElsewhereError(fault)
+        assert isinstance(module, Learner)
+        unused = bool(module.network.unet.without)  # parts without use get no gradient, which DDP has to be told
         wrapped: torch.nn.Module = prepare_model(
             module, parallel_strategy_kwargs={"find_unused_parameters": unused} if world > 1 else None
         )
@@ -203,8 +212,8 @@ def _work(given: dict[str, Any]) -> dict[str, Any]:
 
     try:
         trainer = build_trainer(config, rank=rank, world=world, device=device, wrap=wrap)
-    except _FailedElsewhereError:
-        return {"fault": "see the first worker"}
+    except _FailedElsewhereError as error:
+        return {"fault": str(error)}
     except (SDMatteError, PipelineError) as error:
         faults = _gathered(str(error), world)
         return {"fault": next(fault for fault in faults if fault)}

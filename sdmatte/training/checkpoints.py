@@ -87,6 +87,12 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         kept = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
         module.load_state_dict(kept)
+        averaged = {name.removeprefix(_AVERAGE) for name in tensors if name.startswith(_AVERAGE)}
+        if averaged != set(average):
+            raise CheckpointError(
+                f"{path} is of a run in which other parts learned; restore options.learn, or start a new run from its "
+                "exported model (model.start=continue)"
+            )
         for name, value in average.items():
             value.copy_(tensors[_AVERAGE + name])
         for name, parameter in module.named_parameters():

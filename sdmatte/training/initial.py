@@ -10,9 +10,6 @@ from sdmatte.network import Network
 from sdmatte.vae import TinyVAE
 
 _TINY = 1e-3
-_WEAK = 0.3
-_TRUNK = ("conv_in", "conv_shortcut", "samplers.0.conv", "conv_out")
-_BRANCH_ENDS = ("conv2", "proj_out")
 
 
 def seeded_network(configs: ModelConfigs, seed: int, images: Tensor | None = None) -> Network:
@@ -30,31 +27,9 @@ def seeded_network(configs: ModelConfigs, seed: int, images: Tensor | None = Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(configs)
-        open_paths(network)
         if images is not None and isinstance(network.vae, TinyVAE):
             standardise(network.vae, images)
     return network
-
-
-@torch.no_grad()
-def open_paths(network: Network) -> None:
-    """Let the signal through the U-Net at full strength, and start its residual branches weak.
-
-    With PyTorch's usual weights every convolution of the U-Net's trunk (shortcuts and changes of resolution) shrinks
-    what goes through: of what the middle block says, about a hundredth arrives at the output, and its gradient is as
-    weak. A pre-trained U-Net is past that; one that starts from nothing would learn for thousands of steps from its
-    highest resolution alone. Orthogonal weights keep the strength (Saxe et al., ICLR 2014), and weak branches keep it
-    from growing (as in Fixup: Zhang et al., ICLR 2019).
-    """
-    for name, module in network.unet.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and name.endswith(_TRUNK):
-            nn.init.orthogonal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d | nn.Linear) and name.endswith(_BRANCH_ENDS):
-            module.weight.mul_(_WEAK)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
@@ -62,9 +37,9 @@ def standardise(vae: TinyVAE, images: Tensor) -> None:
     """Give every convolution an output of mean 0 and standard deviation 1 over some pictures, and white latents.
 
     The tiny autoencoder has no normalisation layers, and sees pixels in [0.5, 1]: with usual initial weights its
-    features are all but constant, and its latents copies of one another, so that a U-Net behind it takes thousands of
-    steps to notice the picture. The method is that of Mishkin and Matas, "All you need is a good init" (ICLR 2016),
-    with biases; the latents are decorrelated as well (principal components).
+    features are all but constant, and its latents nearly copies of one another. The method is that of Mishkin and
+    Matas, "All you need is a good init" (ICLR 2016), with biases; the latents are decorrelated as well (principal
+    components).
 
     Args:
         vae: Whose weights to change.

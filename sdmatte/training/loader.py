@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
-from sdmatte.errors import SDMatteError
+from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.training.options import TrainingOptions
 from sdmatte.training.samples import Composer, Sample
 
@@ -93,6 +93,12 @@ class _Steps(Dataset[Batch]):
         return self._options.steps
 
     def __getitem__(self, step: int) -> Batch:
+        try:
+            return self._batch(step)
+        except (ImageError, PromptError) as error:  # two arguments: PyTorch could not hand them on between processes
+            raise SDMatteError(f"step {step}: {error}") from error
+
+    def _batch(self, step: int) -> Batch:
         stage = self._options.stage(step)
         # The size is one for all workers, so that they finish a step together.
         size = int(np.random.default_rng([self._options.seed, step, 1]).choice(stage.sizes))

@@ -200,17 +200,19 @@ class Bank:
 
     Args:
         source: What to keep.
-        path: Of the ``.npy`` file. One that is there is used if it has as many objects of the same side: delete it
-            when the source changed otherwise. Else it is written; only one process may do so at a time.
+        path: Of the ``.npy`` file. One that is there is used if it has as many objects of the same side and the same
+            key. Else it is written; only one process may do so at a time.
         side: Objects are stored in squares of this many pixels; larger ones are scaled down.
+        key: Says what the source is: a bank of another key is written anew.
         processes: That share the drawing; with more than one they are forked.
     """
 
-    def __init__(self, source: Foregrounds, path: Path, *, side: int = 320, processes: int = 1) -> None:
+    def __init__(self, source: Foregrounds, path: Path, *, side: int = 320, key: str = "", processes: int = 1) -> None:
         notes = path.with_suffix(".notes.npy")
         shape = (len(source), side, side, 4)
-        if not (path.exists() and notes.exists()) or np.load(path, mmap_mode="r").shape != shape:
+        if not _is_bank(path, shape, key):
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # it would seem to fit as soon as the new notes lie beside it
             kept = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint8, shape)
             remarks = np.zeros((len(source), 2), np.int16)
             for index, (pixels, remark) in enumerate(_drawn(source, side, processes)):
@@ -220,6 +222,7 @@ class Bank:
                 remarks[index] = remark
             kept.flush()
             np.save(notes, remarks)
+            path.with_suffix(".key").write_text(key, encoding="utf-8")
             os.replace(path.with_suffix(".part"), path)  # noqa: PTH105 - a file cut short never gets this name
         self._pixels = np.load(path, mmap_mode="r")
         self._notes = np.load(notes)
@@ -232,6 +235,15 @@ class Bank:
         pixels = np.multiply(stored[_window(stored[..., 3] > 1)], np.float32(1 / 255), dtype=np.float32)
         transparent, code = self._notes[index]
         return Layer(pixels[..., :3], pixels[..., 3], bool(transparent), tuple(FAMILIES)[code] if code >= 0 else "")
+
+
+def _is_bank(path: Path, shape: tuple[int, ...], key: str) -> bool:
+    try:
+        drawn_from = path.with_suffix(".key").read_text(encoding="utf-8")
+        kept, notes = np.load(path, mmap_mode="r"), np.load(path.with_suffix(".notes.npy"))
+    except (OSError, ValueError):  # not there, or damaged
+        return False
+    return drawn_from == key and kept.shape == shape and notes.shape == (shape[0], 2)
 
 
 _Drawn = tuple[Pixels, tuple[bool, int]]  # (h, w, 4) RGBA; transparent, and the number of the family or -1

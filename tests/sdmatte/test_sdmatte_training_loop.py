@@ -42,6 +42,15 @@ class Repeated(Composer):
         return super().sample(index % self.count, size)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tiny layers gain nothing from threads, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def composer(kind: type[Composer] = Composer, **how: Any) -> Composer:
     backgrounds = [flat(40), flat(120)]
     return kind([(FOREGROUNDS, 1.0)], [(backgrounds, 1.0)], augmentation=replace(Augmentation(), **how))

@@ -206,3 +206,15 @@ def test_the_paper_s_recipe() -> None:
         level = round(float(np.median(sample.image[sample.alpha == 0])) * 255)
         twins += bool((np.abs(sample.image - level / 255).max(axis=2)[sample.alpha == 0] > 0.1).mean() > 0.1)
     assert 7 <= twins <= 23
+
+
+def test_a_mirrored_sample_is_the_same_picture_with_a_prompt_of_its_own() -> None:
+    plain = composer(Augmentation(shadows=0.0, prompts={"points": 1.0}))
+    sample = plain.sample(4, 48)
+    mirrored, again = plain.mirrored(sample, 5), plain.mirrored(sample, 5)
+    assert same(mirrored, again)
+    np.testing.assert_array_equal(mirrored.image[:, ::-1], sample.image)
+    np.testing.assert_array_equal(mirrored.alpha[:, ::-1], sample.alpha)
+    assert isinstance(mirrored.prompt, Points)
+    assert all(mirrored.alpha[int(y), int(x)] > 0.8 for x, y in mirrored.prompt.xy)
+    assert not np.array_equal(mirrored.map.pixels[:, ::-1], sample.map.pixels)

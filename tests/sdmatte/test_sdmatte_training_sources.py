@@ -171,7 +171,7 @@ def test_a_bank_keeps_its_source_and_is_used_again(tmp_path: Path) -> None:
         assert [bank[index].transparent for index in range(3)] == [drawn[0].transparent, True, False]
         assert bank[0].family == drawn[0].family
         assert bank[2].alpha.shape == (30, 30)  # halved, and without the margin of a pixel
-    assert sorted(file.name for file in path.parent.iterdir()) == ["bank.notes.npy", "bank.npy"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["bank.key", "bank.notes.npy", "bank.npy"]
 
 
 def test_a_bank_that_does_not_fit_is_written_anew(tmp_path: Path) -> None:
@@ -182,3 +182,31 @@ def test_a_bank_that_does_not_fit_is_written_anew(tmp_path: Path) -> None:
     (tmp_path / "bank.notes.npy").unlink()  # a copy that was forgotten
     assert len(Bank(source, path, side=32)) == 2
     assert source.reads == 4
+
+
+def test_a_bank_of_another_key_or_a_damaged_one_is_drawn_again(tmp_path: Path) -> None:
+    path = tmp_path / "bank.npy"
+    source = Counted([disc()])
+    for key, reads in (("a", 1), ("a", 1), ("b", 2)):
+        Bank(source, path, side=32, key=key)
+        assert source.reads == reads
+    path.write_bytes(b"no array")
+    assert len(Bank(source, path, side=32, key="b")) == 1
+    assert source.reads == 3
+
+
+def test_a_bank_drawn_by_several_processes_is_the_same(tmp_path: Path) -> None:
+    source = Synthetic(5, side=48, seed=3, families=("blob", "star"))
+    one, two = (Bank(source, tmp_path / f"{n}.npy", side=48, processes=n) for n in (1, 2))
+    for index in range(5):
+        assert np.array_equal(one[index].alpha, two[index].alpha)
+        assert np.array_equal(one[index].colour, two[index].colour)
+        assert (one[index].family, one[index].transparent) == (two[index].family, two[index].transparent)
+
+
+def test_shrinking_a_cutout_leaves_no_dark_fringe(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[16:48, 16:48] = (250, 240, 230, 255)  # black where nothing is seen
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    layer = Cutouts(tmp_path, limit=20)[0]
+    assert layer.colour[layer.alpha > 0.02].min() > 0.85
