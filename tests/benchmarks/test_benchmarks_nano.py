@@ -143,6 +143,7 @@ def test_size_counts_what_inference_uses() -> None:
     assert nano.seconds_per_object(model, [picture()], 2) > 0
 
 
+@pytest.mark.slow  # draws scenes: seconds
 def test_the_set_is_fixed() -> None:
     first = scene(0)
     assert FIRST_SEED == 9_000_000
