@@ -5,6 +5,7 @@ Laplacian pyramid loss: Hou and Liu, "Context-aware image matting" (ICCV 2019), 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from sdmatte.errors import SDMatteError
 
 PYRAMID_LEVELS = 5
+"""Bands of the Laplacian pyramid at 512 px, the paper's size."""
+
+_COARSEST = 32  # pixels: side of the coarsest band at the paper's size, 512 / 2**4
 
 
 def matting_losses(predicted: Tensor, truth: Tensor, unknown: Tensor) -> dict[str, Tensor]:
@@ -25,7 +29,8 @@ def matting_losses(predicted: Tensor, truth: Tensor, unknown: Tensor) -> dict[st
         unknown: ``(B, 1, H, W)`` 1 in the trimap's unknown region, 0 elsewhere.
 
     Returns:
-        ``l1_known``, ``l1_unknown``, ``laplacian_known``, ``laplacian_unknown``: scalars. Each is a mean over its
+        ``l1_known``, ``l1_unknown``, ``laplacian_known``, ``laplacian_unknown``: scalars. Bands of the pyramid weigh
+        1, 2, 4, ... from the finest on, divided by their number. Each is a mean over its
         region, so that a thin unknown band weighs as much as the rest of the picture; 0 where the region is empty.
     """
     difference = (predicted - truth).abs()
@@ -36,12 +41,22 @@ def matting_losses(predicted: Tensor, truth: Tensor, unknown: Tensor) -> dict[st
         "laplacian_unknown": predicted.new_zeros(()),
     }
     # The pyramid is linear: one pyramid of the difference is the difference of two pyramids.
-    for level, band in enumerate(laplacian_pyramid(predicted - truth, PYRAMID_LEVELS)):
+    bands = laplacian_pyramid(predicted - truth, pyramid_levels(min(predicted.shape[-2:])))
+    for level, band in enumerate(bands):
         region = F.interpolate(unknown, size=band.shape[-2:], mode="area")
-        weight = 2.0**level
+        weight = 2.0**level / len(bands)
         losses["laplacian_known"] = losses["laplacian_known"] + weight * region_mean(band.abs(), 1 - region)
         losses["laplacian_unknown"] = losses["laplacian_unknown"] + weight * region_mean(band.abs(), region)
     return losses
+
+
+def pyramid_levels(side: int) -> int:
+    """Return how many bands are compared at a size: 5 at 512 px and more, one fewer per halving, at least 1.
+
+    So the coarsest band always divides the picture into 32 cells or more. At 64 px five bands would go down to 4 x 4
+    cells, and these, weighted most, would hide what happens at edges.
+    """
+    return min(PYRAMID_LEVELS, max(1, int(math.log2(max(side, _COARSEST) / _COARSEST)) + 1))
 
 
 def region_mean(values: Tensor, region: Tensor) -> Tensor:

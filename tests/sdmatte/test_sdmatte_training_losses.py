@@ -11,6 +11,7 @@ from sdmatte.training.losses import (
     feature_loss,
     laplacian_pyramid,
     matting_losses,
+    pyramid_levels,
     region_mean,
     soft_clip,
 )
@@ -95,10 +96,10 @@ def test_bands_are_those_of_burt_and_adelson() -> None:
         left = halved
 
 
-def test_the_laplacian_loss_sums_the_bands_with_doubling_weights() -> None:
-    predicted, truth = noise(2, 1, 32, 32), noise(2, 1, 32, 32, seed=1)
-    ours, theirs = laplacian_pyramid(predicted, PYRAMID_LEVELS), laplacian_pyramid(truth, PYRAMID_LEVELS)
-    expected = sum(2**level * (a - b).abs().mean() for level, (a, b) in enumerate(zip(ours, theirs, strict=True)))
+def test_the_laplacian_loss_is_the_bands_mean_with_doubling_weights() -> None:
+    predicted, truth = noise(2, 1, 64, 64), noise(2, 1, 64, 64, seed=1)
+    ours, theirs = laplacian_pyramid(predicted, 2), laplacian_pyramid(truth, 2)
+    expected = sum(2**level * (a - b).abs().mean() / 2 for level, (a, b) in enumerate(zip(ours, theirs, strict=True)))
     losses = matting_losses(predicted, truth, torch.ones_like(truth))
     torch.testing.assert_close(losses["laplacian_unknown"], torch.as_tensor(expected))
     half = torch.ones_like(truth)
@@ -106,6 +107,11 @@ def test_the_laplacian_loss_sums_the_bands_with_doubling_weights() -> None:
     losses = matting_losses(predicted, truth, half)
     both = (losses["laplacian_known"] + losses["laplacian_unknown"]) / 2
     torch.testing.assert_close(both, torch.as_tensor(expected))
+
+
+def test_the_coarsest_band_keeps_its_share_of_the_picture() -> None:
+    levels = {side: pyramid_levels(side) for side in (16, 32, 64, 96, 128, 256, 512, 1024)}
+    assert levels == {16: 1, 32: 1, 64: 2, 96: 2, 128: 3, 256: 4, 512: PYRAMID_LEVELS, 1024: PYRAMID_LEVELS}
 
 
 def test_gradients_of_the_losses() -> None:
