@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 DEMO_OUT ?= demo-run
-MODEL ?= runs/nano/export/sdmatte-nano
+MODEL ?= sdmatte-nano
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,14 @@ test-slow: $(STAMP) ## tests that take minutes or load the machine
 parity: $(STAMP) ## deviation from the reference outputs; fails above 1e-4
 	$(BIN)/python benchmarks/parity.py
 
-eval-nano: $(STAMP) ## a small model (MODEL=folder) on held-out scenes and photographs; fails where a target is missed
+eval-nano: $(STAMP) ## the bundled model (or MODEL=folder) on held-out scenes and photographs; fails where a target is missed
 	$(BIN)/python benchmarks/nano.py --model "$(MODEL)"
+
+ablation: $(STAMP) ## train a small model with all parts, and one without each; fails unless every part helps
+	$(BIN)/python benchmarks/ablation.py --out runs/ablation/ablation.json
+
+curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another) as curves.png
+	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
