@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,29 @@ eval-nano: $(STAMP) ## the bundled model (or MODEL=folder) on held-out scenes an
 ablation: $(STAMP) ## train a small model with all parts, and one without each; fails unless every part helps
 	$(BIN)/python benchmarks/ablation.py --out runs/ablation/ablation.json
 
-curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another) as curves.png
+# The shell takes both paths from the environment, where make puts them: spaces and quotes in them do no harm.
+train-nano: $(STAMP) ## the bundled model anew (goes on where runs/nano stands): NOTO_EMOJI=tar KODAK=tar (hours on a CPU)
+	@bad=; readable() { \
+	    name=$$1; path=$$2; \
+	    case $$path in "~/"*) path=$$HOME/$${path#??} ;; esac; \
+	    test -r "$$path" && realpath -- "$$path" && return; \
+	    if test -z "$$path"; then echo "$$name is not set: name the file, as in" >&2; \
+	    else echo "$$name: can't read '$$path'; name the file, as in" >&2; fi; \
+	    echo "    make train-nano NOTO_EMOJI=noto-emoji.tar KODAK=kodak.tar    (see configs/train-nano-1.yaml)" >&2; \
+	    return 1; }; \
+	unused() { \
+	    if test -e "$$2" || test -L "$$2"; then test "$$(realpath -- "$$2" 2>/dev/null)" = "$$1"; fi || { \
+	        echo "runs/ was made with other data: remove runs/nano runs/nano-fine runs/banks runs/data first" >&2; \
+	        return 1; }; }; \
+	link() { test -e "$$2" || { mkdir -p runs/data && ln -s "$$1" "$$2"; }; }; \
+	emoji=$$(readable NOTO_EMOJI "$$NOTO_EMOJI") || bad=1; \
+	kodak=$$(readable KODAK "$$KODAK") || bad=1; \
+	test -z "$$bad" || exit 2; \
+	unused "$$emoji" runs/data/noto-emoji.tar && unused "$$kodak" runs/data/kodak.tar || exit 2; \
+	link "$$emoji" runs/data/noto-emoji.tar && link "$$kodak" runs/data/kodak.tar
+	for part in 1 2 3; do $(BIN)/python jobs/train.py --config configs/train-nano-$$part.yaml || exit 1; done
+
+curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")
 
 lint: $(STAMP) ## ruff: rules and format

@@ -75,20 +75,20 @@ def variant_config(config: TrainConfig, name: str) -> TrainConfig:
 
 
 def settings_of(config: TrainConfig) -> str:
-    """Return what a variant's weights depend on; for local weights to start from, their size and time as well.
+    """Return what a variant's weights depend on; of weights to start from, the SHA-256 of their file as well.
 
     Raises:
         ConfigurationError: The model to start from lacks parts already.
         SDMatteError: There is no such model.
     """
+    from sdmatte.checkpoint import sha256_file
     from sdmatte.configs import PACKAGED, ModelConfigs
     from sdmatte.locate import locate
 
     model, start = config.model, None
     if model.start == "continue":
         files = locate(str(model.source), weights=model.weights)
-        configs, stat = files.configs, files.weights.stat()
-        start = [stat.st_size, stat.st_mtime_ns]
+        configs, start = files.configs, sha256_file(files.weights)
     else:
         name = str(model.config)
         configs = ModelConfigs.released(name) if name in PACKAGED else ModelConfigs.from_folder(Path(name))
@@ -210,11 +210,15 @@ def measure(config: TrainConfig, samples: int) -> Measured:
 
 
 def work(config: TrainConfig, settings: str, samples: int) -> Measured | None:
-    """Train and measure a variant; returns None if it was asked to stop."""
-    if _STOPPED.is_set() or not train_variant(config, settings):
+    """Train and measure a variant; returns None if it was asked to stop, or if this process had an error before."""
+    try:
+        if _STOPPED.is_set() or not train_variant(config, settings):
+            _STOPPED.set()
+            return None
+        return measure(config, samples)
+    except BaseException:  # the next variant may be waiting in this process already, past being cancelled
         _STOPPED.set()
-        return None
-    return measure(config, samples)
+        raise
 
 
 def one_thread() -> None:

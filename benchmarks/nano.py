@@ -1,8 +1,8 @@
-"""How good a small model is, against the targets of sdmatte-nano: `make eval-nano MODEL=folder`.
+"""How good the bundled model is, against its targets: `make eval-nano`, or `make eval-nano MODEL=folder` for another.
 
 Measured on 240 drawn scenes of object families that were never trained on, and on twelve objects of real photographs
 (benchmarks/photographs/README.md: reference mattes, not ground truth); prompts by the paper's protocol. Prints tables,
-and last each target with `met` or `MISSED`. Exits with 0 if all are met, 1 if not, 2 if there is no such model.
+and last each target with `met` or `MISSED`. Exits with 0 if all are met, 1 if not, 2 if the model can't be loaded.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for `benchmarks`, when run as a script
 
 from benchmarks.nano_set import KINDS, SCENES, Kind, Picture, build, error, fingerprint
-from sdmatte.errors import SDMatteError
+from sdmatte.configs import BUNDLED
+from sdmatte.errors import CheckpointError, SDMatteError
 
 if TYPE_CHECKING:
     from sdmatte import SDMatte
 
-MODEL = "runs/nano/export/sdmatte-nano"
+MODEL = BUNDLED
 TIMED_SIZE = 512
 TIMED_BATCHES = 5
 
@@ -233,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL, help="as in SDMatte.from_pretrained (default: %(default)s)")
-    parser.add_argument("--input-size", type=int, default=TIMED_SIZE, help="of the model, pixels")
+    parser.add_argument("--input-size", type=int, help="of the model, pixels (default: its own); seconds are at 512")
     parser.add_argument("--batch", type=int, default=4, help="objects per forward pass")
     parser.add_argument("--scenes", type=int, default=SCENES, help="fewer for a quick look, which never passes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw the scenes")
@@ -242,33 +243,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     start = time.perf_counter()
-    try:
-        size = size_of(arguments.model)  # first, so that a wrong name fails at once
-    except SDMatteError as error:
-        print(f"{arguments.model}: {error}\nName a trained model with --model.", file=sys.stderr)
-        return 2
-    pictures = build(arguments.scenes, arguments.workers)
-    print(f"{len(pictures)} pictures ready after {time.perf_counter() - start:.0f} s", flush=True)
     from sdmatte import SDMatte  # only now: torch takes seconds
 
-    model = SDMatte.from_pretrained(arguments.model, input_size=arguments.input_size)
+    try:  # first, so that a wrong name or size fails at once
+        cost = size_of(arguments.model)
+        model = SDMatte.from_pretrained(arguments.model, input_size=arguments.input_size)
+    except SDMatteError as error:
+        hint = "\nName a trained model with --model." if isinstance(error, CheckpointError) else ""
+        print(f"{arguments.model}: {error}{hint}", file=sys.stderr)
+        return 2
+    measured = {"model": arguments.model, "weights_sha256": model.weights_sha256, "input_size": model.input_size}
+    pictures = build(arguments.scenes, arguments.workers)
+    print(f"{len(pictures)} pictures ready after {time.perf_counter() - start:.0f} s", flush=True)
     rows = list(matte(model, pictures, arguments.batch))
-    if arguments.input_size != TIMED_SIZE:
+    if model.input_size != TIMED_SIZE:
         model = SDMatte.from_pretrained(arguments.model, input_size=TIMED_SIZE)
-    figures = {**figures_of(rows, pictures), **size}
+    figures = {**figures_of(rows, pictures), **cost}
     figures["seconds"] = seconds_per_object(model, pictures, arguments.batch)
 
     several = sum(len(picture.things) > 1 for picture in pictures if picture.set == "scenes")
     boxes = [row for row in rows if row.kind == "box"]
     print(
-        f"{len(rows)} mattes after {time.perf_counter() - start:.0f} s; {several} scenes with several objects, "
+        f"{len(rows)} mattes at {measured['input_size']} px after {time.perf_counter() - start:.0f} s; "
+        f"{several} scenes with several objects, "
         f"{sum(row.transparent for row in boxes)} transparent objects; scenes {fingerprint(pictures[0])}\n"
     )
     print(tables(figures, rows) + "\n")
     if arguments.out:
         named = [each.name for each in fields(Row) if each.name != "alpha"]
         mattes = [{name: getattr(row, name) for name in named} for row in rows]
-        report = {"model": arguments.model, "scenes": arguments.scenes, "figures": figures, "mattes": mattes}
+        report = {**measured, "scenes": arguments.scenes, "figures": figures, "mattes": mattes}
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.sheet:
         from benchmarks.nano_sheets import write_sheets

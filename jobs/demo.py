@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.demo import DEMO_INPUT_SIZE, DEMO_MODEL, Demo, prepare_demo
+from pipeline.demo import DEMO_MODEL, Demo, prepare_demo
 from pipeline.errors import ConfigurationError
+from sdmatte.configs import packaged_folder
 
 _LABEL = Path(__file__).resolve().with_name("label.py")
 
@@ -65,7 +66,7 @@ def _run(command: Sequence[str]) -> int:
 def _what_to_look_at(demo: Demo) -> str:
     released = [
         *(sys.executable, str(_LABEL), "--config", str(demo.config)),
-        *("model.source=LongfeiHuang/SDMatte", "model.input_size=1024"),
+        "model.source=LongfeiHuang/SDMatte",
         f"output.path={_near(demo.run.with_name('released'))}",
     ]
     return f"""
@@ -73,8 +74,8 @@ def _what_to_look_at(demo: Demo) -> str:
   report         {_near(demo.run / "report" / "index.html")}
   records        {_near(demo.run / "records")}/*.parquet
 
-The alphas are NOT meaningful mattes yet: {DEMO_MODEL} is an untrained model in small with random weights, at
-{DEMO_INPUT_SIZE} pixels. It shows the way of the data, not the quality of SDMatte. With the released weights:
+The mattes are those of {DEMO_MODEL}, the small model in the package, trained on two CPU cores. Where it fails, says
+{_near(packaged_folder(DEMO_MODEL) / "README.md")}. With the released weights, 170 times its size (downloads 12 GB):
 
   {_shown(released)}
 """

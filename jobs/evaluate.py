@@ -78,7 +78,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="SOURCE",
-        help="a model: folder, weights file, hub id or URL; repeatable",
+        help="a model: sdmatte-nano (bundled), folder, weights file, hub id or URL; repeatable",
     )
     parser.add_argument(
         "--baseline", action="append", default=[], choices=BASELINES, help="a method without a model; repeatable"

@@ -71,7 +71,7 @@ class ModelConfig(Section):
     """The matting model and how it computes."""
 
     source: str
-    """Local folder or file, hub id (`LongfeiHuang/SDMatte`), fsspec URL, or `untrained:sdmatte-mini`."""
+    """Hub id (`LongfeiHuang/SDMatte`), folder, file, URL, the bundled `sdmatte-nano`, or `untrained:sdmatte-mini`."""
     weights: str | None = None
     """File to take where the source holds several (`SDMatte_plus.pth`)."""
     revision: str | None = None

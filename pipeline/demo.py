@@ -22,12 +22,10 @@ import yaml
 from PIL import Image, ImageDraw
 
 from pipeline.errors import ConfigurationError
+from sdmatte.configs import BUNDLED
 
-DEMO_MODEL = "untrained:sdmatte-mini"
-"""What the demo labels with: the architecture in small, with random weights."""
-
-DEMO_INPUT_SIZE = 512
-"""Side of the demo model's input (unit: pixel)."""
+DEMO_MODEL = BUNDLED
+"""What the demo labels with: the small model that ships with the package."""
 
 _SHARDS = 3
 _MARKER = ".sdmatte-demo"
@@ -208,7 +206,7 @@ def prepare_demo(out: Path) -> Demo:
     demo = Demo(corpus, config=out / _CONFIG, run=out / _RUN)
     settings = {
         "input": {"kind": "webdataset", "path": str(out / _CORPUS / "*.tar")},
-        "model": {"source": DEMO_MODEL, "input_size": DEMO_INPUT_SIZE},
+        "model": {"source": DEMO_MODEL},
         "output": {"path": str(demo.run)},
     }
     note = "# Written by jobs/demo.py, which replaces it when it runs again: copy it before you change it.\n"

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.prompt_files import load_prompt_index
 from pipeline.runs import RunDirectory
 from pipeline.sources import make_source
-from sdmatte.configs import ModelConfigs
+from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
 
@@ -70,7 +70,7 @@ def _model_state(model: ModelConfig) -> str:
         except SDMatteError as error:
             raise ConfigurationError(f"the model can't be used: {error}") from None
         return f"{source}: random weights, its alphas mean nothing"
-    if not Path(source).expanduser().exists():
+    if source != BUNDLED and not Path(source).expanduser().exists():
         return f"{redact(source)}: not checked, it is fetched when the job starts"
     from sdmatte.locate import locate
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sdmatte
+from sdmatte.configs import BUNDLED
 from sdmatte.errors import SDMatteError
 from sdmatte.prompts import Auto, Box, Mask, Points, Prompt
 from sdmatte.urls import redact
@@ -21,7 +22,8 @@ from sdmatte.urls import redact
 if TYPE_CHECKING:
     from sdmatte.model import SDMatte
 
-DEFAULT_MODEL = "LongfeiHuang/SDMatte"
+DEFAULT_MODEL = BUNDLED
+RELEASED = "LongfeiHuang/SDMatte"
 
 _DESCRIPTION = "Cut an object out of a photo: write its alpha matte as a PNG of the photo's size."
 _EPILOG = """\
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported for its name's sake
             raise
-        return _fail("the GPU's memory is too small; try a smaller --size (such as 512), or --device cpu")
+        return _fail("the GPU's memory is too small; try a smaller --size, or --device cpu")
     except KeyboardInterrupt:
         return 130
     return 0
@@ -98,8 +100,8 @@ def _matte_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--model",
         metavar="SOURCE",
-        default=default,
-        help="folder, weights file, hub id, URL, or untrained:sdmatte-mini for a dry run; "
+        help="sdmatte-nano (bundled: small), LongfeiHuang/SDMatte or another hub id, folder, weights file, URL, "
+        "or untrained:sdmatte-mini; "
         f"default: $SDMATTE_MODEL, here {redact(default).replace('%', '%%')}",
     )
     model.add_argument("--weights", metavar="FILE", help="which weights file, where the model has several")
@@ -196,8 +198,9 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
 def _load(options: argparse.Namespace) -> SDMatte:
     from sdmatte.model import SDMatte
 
+    chosen = options.model or os.environ.get("SDMATTE_MODEL")
     model = SDMatte.from_pretrained(
-        options.model,
+        chosen or DEFAULT_MODEL,
         weights=options.weights,
         device=options.device,
         precision=options.precision,
@@ -206,6 +209,8 @@ def _load(options: argparse.Namespace) -> SDMatte:
     )
     if not model.trained:
         _tell("warning: this model is untrained: what it writes is noise, good for trying out the command only")
+    elif not chosen:
+        _tell(f"note: {DEFAULT_MODEL} is small and coarse; --model {RELEASED} is the paper's (downloads 12 GB)")
     return model
 
 

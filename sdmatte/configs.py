@@ -9,7 +9,7 @@ and the base model's own hub repository is gone:
     LiteSDMatte, *inferred* from the models that it was trained from (BK-SDM v2 base and TAESD). Prefer the
     configuration folders that come with its checkpoint: :meth:`ModelConfigs.from_folder`.
 ``sdmatte-nano``
-    A small model to be trained from nothing (``configs/train-nano.yaml``). No weights ship yet.
+    The bundled model: small, trained from scratch by this project, with its weights (:data:`BUNDLED`).
 ``sdmatte-mini``
     A small configuration of SDMatte's architecture for tests. No weights exist for it.
 """
@@ -25,6 +25,12 @@ from sdmatte.errors import CheckpointError
 
 PACKAGED = ("sdmatte", "litesdmatte", "sdmatte-nano", "sdmatte-mini")
 """Names of the configurations that ship with the package."""
+
+BUNDLED = "sdmatte-nano"
+"""The packaged configuration that ships with weights: the default of the command, ``from_pretrained`` and the demo."""
+
+BUNDLED_WEIGHTS = f"{BUNDLED}.safetensors"
+"""Their file, in the configuration's folder."""
 
 PARTS = ("unet", "vae", "text_encoder")
 """Sub-folders of a model folder that hold a ``config.json``."""
@@ -79,11 +85,16 @@ class ModelConfigs:
         """
         if name not in PACKAGED:
             raise CheckpointError(f"no packaged configuration is called {name!r}; there are: {', '.join(PACKAGED)}")
-        return cls.from_folder(_PACKAGED_ROOT / name)
+        return cls.from_folder(packaged_folder(name))
 
     def same_model(self, other: ModelConfigs) -> bool:
         """Say whether the two describe one model, whatever their names."""
         return (self.unet, self.vae, self.text_encoder) == (other.unet, other.vae, other.text_encoder)
+
+
+def packaged_folder(name: str) -> Path:
+    """Return the folder of a packaged configuration."""
+    return _PACKAGED_ROOT / name
 
 
 def _read_config(root: Path, part: str) -> dict[str, Any]:

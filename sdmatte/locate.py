@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sdmatte.configs import PARTS, ModelConfigs
+from sdmatte.configs import BUNDLED, BUNDLED_WEIGHTS, PARTS, ModelConfigs, packaged_folder
 from sdmatte.errors import CheckpointError
 from sdmatte.prompts import PromptKind
 
@@ -51,11 +51,12 @@ def locate(source: str | Path, *, weights: str | None = None, revision: str | No
     """Find a model's files, and download them if need be.
 
     Args:
-        source: One of: a model folder; a weights file, whose configurations are taken from beside it; a hub repository
-            such as ``"LongfeiHuang/SDMatte"``, of which only the configurations and the one weights file are
-            downloaded, into huggingface's cache; a model folder or weights file at any fsspec URL, such as
-            ``"s3://bucket/SDMatte"``, copied once into ``$SDMATTE_CACHE`` (``~/.cache/sdmatte``). A folder that exists
-            wins over a hub repository of the same name.
+        source: One of: ``"sdmatte-nano"``, the bundled model (``"./sdmatte-nano"`` is a folder of that name); a model
+            folder; a weights file, whose configurations are taken from beside it; a hub repository such as
+            ``"LongfeiHuang/SDMatte"``, of which only the configurations and the one weights file are downloaded, into
+            huggingface's cache; a model folder or weights file at any fsspec URL, such as ``"s3://bucket/SDMatte"``,
+            copied once into ``$SDMATTE_CACHE`` (``~/.cache/sdmatte``). A folder that exists wins over a hub
+            repository of the same name.
         weights: Which weights file at the top of the folder or repository, with or without its ending. By default the
             only one, or the one called like the folder or ``model``; safetensors before ``.pth`` of the same stem.
         revision: Branch, tag or commit of a hub repository.
@@ -72,13 +73,16 @@ def locate(source: str | Path, *, weights: str | None = None, revision: str | No
         if here is None:
             return _model_files(*fetch_url(text, weights))
         text = str(here)
+    if source == BUNDLED:  # before local paths: a default must not depend on what lies in the current folder
+        _no_revision(revision, "the bundled model")
+        return _bundled(weights)
     path = Path(text).expanduser()
     if path.exists():
         _no_revision(revision, "a local path")
         return _local(path, weights)
     if isinstance(source, Path) or not _HUB_ID.fullmatch(text):
         raise CheckpointError(
-            f"there is no file or folder {path}; expected a local model folder or weights file, "
+            f"there is no file or folder {path}; expected a local model folder or weights file, {BUNDLED}, "
             "a hub repository as owner/name, or a URL such as s3://bucket/folder"
         )
     from sdmatte.download import fetch_hub
@@ -134,6 +138,18 @@ def config_names(names: Sequence[str]) -> list[str]:
     """Return those of a repository's file names that belong to its configuration and tokenizer folders."""
     configs = {f"{part}/config.json" for part in PARTS}
     return [name for name in names if name in configs or re.fullmatch(r"tokenizer/[^/]+\.(json|txt)", name)]
+
+
+def _bundled(weights: str | None) -> ModelFiles:
+    folder = packaged_folder(BUNDLED)
+    if weights not in (None, BUNDLED, BUNDLED_WEIGHTS):
+        raise CheckpointError(
+            f"weights={weights!r} is no file of {BUNDLED}, the bundled model, which has one; name the model that it "
+            "belongs to, such as LongfeiHuang/SDMatte"
+        )
+    if not (folder / BUNDLED_WEIGHTS).exists():
+        raise CheckpointError(f"{folder / BUNDLED_WEIGHTS} is missing: the package is incomplete; reinstall sdmatte")
+    return _local(folder, BUNDLED_WEIGHTS)
 
 
 def _local(path: Path, weights: str | None) -> ModelFiles:

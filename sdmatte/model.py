@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdmatte.checkpoint import load_into, read_state_dict, sha256_file, sha256_state
-from sdmatte.configs import ModelConfigs
+from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
 from sdmatte.errors import ImageError, PromptError, SDMatteError
@@ -119,7 +119,7 @@ class SDMatte:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path = BUNDLED,
         *,
         weights: str | None = None,
         revision: str | None = None,
@@ -132,14 +132,14 @@ class SDMatte:
         """Load a model.
 
         Args:
-            source: A folder or a weights file, a hub id (``"LongfeiHuang/SDMatte"``), an fsspec URL of either, or
-                ``"untrained:<packaged configuration>"``.
+            source: ``"sdmatte-nano"``, the small bundled model; a folder or a weights file, a hub id
+                (``"LongfeiHuang/SDMatte"``), an fsspec URL of either, or ``"untrained:<packaged configuration>"``.
             weights: Name of the weights file, where the source holds several (``"SDMatte_plus.pth"``).
             revision: Branch, tag or commit on the hub.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; default the GPU if there is one.
             precision: ``"auto"`` is bfloat16 on GPUs that have it (else float16) and float32 on CPUs.
             input_size: Side of the model's square input, pixels, a multiple of 64; default the model's own: 1024 as in
-                the paper, unless its configuration says otherwise.
+                the paper, unless its configuration says otherwise (the bundled model's does).
             resize: ``"square"`` as in the paper; ``"aspect"`` keeps the image's aspect ratio.
             caption: Text prompt; the released weights were used with the empty one. With a caption the text encoder
                 stays in memory, so that :meth:`set_caption` can change it.

@@ -25,6 +25,7 @@ from pipeline.evaluation.table import TableRow, render, summarise
 from pipeline.label import label
 from pipeline.provenance import code_version
 from pipeline.runs import RunDirectory
+from sdmatte.configs import BUNDLED, packaged_folder
 from sdmatte.locate import WEIGHTS_SUFFIXES
 from sdmatte.urls import redact
 
@@ -191,7 +192,7 @@ def _run_config(settings: Settings, source: str, file: Path, digest: str) -> Lab
 
 def _weights_state(source: str) -> list[tuple[str, int, int]]:
     """Return names, sizes and times of local weights: a model that is trained on gets a run of its own."""
-    path = Path(source).expanduser()
+    path = packaged_folder(BUNDLED) if source == BUNDLED else Path(source).expanduser()
     folder = path.parent if path.is_file() else path
     files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
     files = [file for file in files if file.suffix in WEIGHTS_SUFFIXES] + sorted(folder.glob("*/config.json"))

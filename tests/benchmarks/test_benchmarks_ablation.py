@@ -1,6 +1,7 @@
 """What `make ablation` makes of its measurements, and that it continues; the real training takes minutes."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from benchmarks import ablation, ablation_runs
 from benchmarks.ablation import Difference, difference, table, verdicts
 from benchmarks.ablation_runs import FULL, KINDS, PARTS, VARIANTS, Measured, settings_of, variant_config, work
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.training.config import TrainConfig, load_train_config
 from sdmatte import unet
 from sdmatte.synthetic.families import HELD_OUT
@@ -181,6 +182,33 @@ def test_a_variant_that_was_stopped_goes_on(config: TrainConfig, monkeypatch: py
 
 class Stopped:
     complete = False
+
+
+def test_after_an_error_a_process_begins_no_other_variant(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PipelineError("the training stopped")
+
+    monkeypatch.setattr(ablation_runs, "train", fail)
+    full, part = variant_config(config, FULL), variant_config(config, PARTS[0])
+    with pytest.raises(PipelineError, match="the training stopped"):
+        work(full, settings_of(full), SAMPLES)
+    assert work(part, settings_of(part), SAMPLES) is None
+    assert not part.output.path.exists()
+
+
+def test_weights_to_start_from_are_told_apart_by_what_they_hold(config: TrainConfig, tmp_path: Path) -> None:
+    source = write_teacher(tmp_path / "trained")
+    model = config.model.model_copy(update={"start": "continue", "config": None, "source": str(source)})
+    trained = config.model_copy(update={"model": model})
+    weights = source / "teacher.safetensors"
+    before, content = settings_of(trained), bytearray(weights.read_bytes())
+    os.utime(weights, (0, 0))
+    assert settings_of(trained) == before
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert settings_of(trained) != before
 
 
 def test_what_is_measured_on_is_of_families_that_nothing_trains_on(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ MODEL = "untrained:sdmatte-mini"
 class Left:
     """A model that always finds the left half, which is the first object of `picture`."""
 
+    weights_sha256 = "5ha"
+
+    def __init__(self, input_size: int | None = None) -> None:
+        self.input_size = input_size or nano.TIMED_SIZE
+
     def predict(self, images: list, prompts: list, batch_size: int) -> list:
         return [[picture().things[0].alpha / np.float32(255) for _ in each] for each in prompts]
 
@@ -111,22 +116,66 @@ def test_what_nobody_can_tell_is_not_counted() -> None:
     assert error(matte, Thing("", alpha, region, False, {}, {})) == 0.25
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Replace all that takes long by something that meets the targets; holds the input size of each load."""
+    asked: list[int | None] = []
+
+    def load(_: str, *, input_size: int | None) -> Left:
+        asked.append(input_size)
+        return Left(input_size)
+
+    monkeypatch.setattr(nano, "build", lambda *_: [picture(), picture("photographs")])
+    monkeypatch.setattr(nano, "size_of", lambda _: {})
+    monkeypatch.setattr(nano, "seconds_per_object", lambda model, *_: 1.0 if model.input_size == 512 else math.nan)
+    monkeypatch.setattr(nano, "figures_of", lambda *_: GOOD)
+    monkeypatch.setattr(SDMatte, "from_pretrained", load)
+    return asked
+
+
+@pytest.mark.usefixtures("loads")
 @pytest.mark.parametrize(("scenes", "met", "code"), [(240, True, 0), (240, False, 1), (2, True, 1)])
 def test_it_exits_with_zero_only_if_all_is_met_on_the_whole_set(
     scenes: int, met: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     figures = {**GOOD, "mad_box_scenes": 0.03 if met else 0.0301}
-    monkeypatch.setattr(nano, "build", lambda *_: [picture(), picture("photographs")])
-    monkeypatch.setattr(nano, "size_of", lambda _: {})
-    monkeypatch.setattr(nano, "seconds_per_object", lambda *_: 1.0)
     monkeypatch.setattr(nano, "figures_of", lambda *_: figures)
-    monkeypatch.setattr(SDMatte, "from_pretrained", lambda *_, **__: Left())
     assert nano.main(["--scenes", str(scenes), "--out", str(tmp_path / "figures.json")]) == code
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.endswith("met") if scenes == 240 else "2 of the 240 scenes" in last
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["figures"] == figures
     assert [(row["kind"], row["mad"]) for row in written["mattes"][:4]] == [*((kind, 0) for kind in KINDS), ("box", 1)]
+
+
+@pytest.mark.parametrize(("size", "asked"), [(None, [None]), (512, [512]), (192, [192, 512])])
+def test_it_measures_at_any_size_and_times_at_512(
+    size: int | None, asked: list[int | None], loads: list, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "figures.json"
+    assert nano.main(["--out", str(out), *([] if size is None else ["--input-size", str(size)])]) == 0
+    assert loads == asked
+    written = json.loads(out.read_text())
+    assert (written["input_size"], written["weights_sha256"]) == (size or 512, Left.weights_sha256)
+    assert written["figures"]["seconds"] == 1
+    assert f"mattes at {size or 512} px" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--model", MODEL, "--input-size", "100"], "input_size 100 must be a positive multiple", False),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all", True),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_said_before_the_scenes_are_drawn(
+    arguments: list[str], message: str, hint: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(nano, "build", None)
+    assert nano.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert ("Name a trained model" in said) == hint
 
 
 def test_sheets_are_drawn(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The demo's command; the labelling job it starts is replaced by a script, but in the last test."""
 
+import io
 import json
 import os
 import runpy
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -49,10 +51,9 @@ def test_it_labels_its_own_configuration_with_the_same_interpreter(
     assert "10 photographs with 20 prompts into 3 shards" in said
     for place in ("report/contact_sheet.jpg", "report/index.html", "records/*.parquet"):
         assert f"demo-run/run/{place}" in said
-    assert "NOT meaningful mattes" in said
-    assert "untrained:sdmatte-mini" in said
-    assert "512 pixels" in said
-    command = "label.py --config demo-run/label.yaml model.source=LongfeiHuang/SDMatte model.input_size=1024 "
+    assert "The mattes are those of sdmatte-nano" in said
+    assert "sdmatte/configs/sdmatte-nano/README.md" in said
+    command = "label.py --config demo-run/label.yaml model.source=LongfeiHuang/SDMatte "
     assert f"{command}output.path=demo-run/released" in said
 
 
@@ -90,7 +91,9 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     run = tmp_path / "out" / "run"
     records = pq.read_table(run / "records", columns=["status", "alpha", "image_width", "image_height"]).to_pylist()
     assert [record["status"] for record in records] == ["ok"] * 20
+    alphas = [np.asarray(Image.open(io.BytesIO(record["alpha"]["bytes"]))) for record in records]
+    assert sum(alpha.max() > 200 and 0 < alpha.mean() < 200 for alpha in alphas) >= 15  # objects, not noise or nothing
     assert (run / "_SUCCESS").is_file()
     with Image.open(run / "report" / "contact_sheet.jpg") as sheet:
         assert sheet.width == 1364
-    assert "The model is untrained." in (run / "report" / "index.html").read_text()
+    assert "The model is untrained." not in (run / "report" / "index.html").read_text()

@@ -106,6 +106,14 @@ def test_faults_of_the_configuration_have_exit_code_2_and_no_traceback(corpus: P
         assert "Traceback" not in done.stderr
 
 
+def test_a_dry_run_finds_the_bundled_model(corpus: Path) -> None:
+    done = run(
+        "--config", "corpus.yaml", "--dry-run", "model.source=sdmatte-nano", "model.input_size=null", cwd=corpus
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(Path("configs", "sdmatte-nano", "sdmatte-nano.safetensors")) in done.stdout
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(corpus: Path) -> None:
     done = run("--config", "corpus.yaml", "--dry-run", "model.batch_size=7", cwd=corpus)
     assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ def test_the_configuration_can_be_loaded_and_labels_the_corpus(tmp_path: Path) -
     prepared = prepare_demo(tmp_path / "it's a: demo")
     config = load_config(str(prepared.config))
     assert config.input.path == str(prepared.corpus.shards[0].parent / "*.tar")
-    assert (config.model.source, config.model.input_size) == ("untrained:sdmatte-mini", 512)
+    assert (config.model.source, config.model.input_size) == ("sdmatte-nano", None)
     assert config.output.path == str(prepared.run)
     assert config.output.contact_sheet >= prepared.corpus.objects
     assert not prepared.run.exists()

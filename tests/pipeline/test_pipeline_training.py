@@ -249,10 +249,19 @@ def test_an_export_needs_a_checkpoint(tmp_path: Path) -> None:
         export_model(config(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["train-sdmatte", "train-litesdmatte", "train-nano"])
-def test_the_examples_are_valid(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("train-sdmatte", 30_501),
+        ("train-litesdmatte", 30_501),
+        ("train-nano-1", 1986),
+        ("train-nano-2", 3893),
+        ("train-nano-3", 3100),
+        ("ablation-nano", 500),
+    ],
+)
+def test_the_examples_are_valid(name: str, steps: int) -> None:
     path = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
-    steps = 2_800 if name == "train-nano" else 30_501
     assert load_train_config(str(path)).options.training_options().steps == steps
 
 

@@ -155,10 +155,21 @@ def test_prompts(here, monkeypatch, loads, arguments, kind, transparent):
         np.testing.assert_array_equal(prompt.binary(), mask > 0)
 
 
+def test_the_default_model_is_named_once_and_only_where_nobody_chose_it(here, monkeypatch, capsys):
+    note = "note: sdmatte-nano is small and coarse; --model LongfeiHuang/SDMatte is the paper's"
+    assert main(["photo.png", *BOX]) == 0
+    assert capsys.readouterr().err.count(note) == 1
+    assert main(["photo.png", *BOX, "--model", "sdmatte-nano"]) == 0
+    assert note not in capsys.readouterr().err
+    monkeypatch.setenv("SDMATTE_MODEL", "sdmatte-nano")
+    assert main(["photo.png", *BOX]) == 0
+    assert note not in capsys.readouterr().err
+
+
 def test_model_options(here, monkeypatch, loads):
     plain = {"weights": None, "device": None, "precision": "auto", "input_size": None, "resize": "square"}
     assert main(["photo.png", *BOX]) == 0
-    assert loads.pop() == ("LongfeiHuang/SDMatte", plain)
+    assert loads.pop() == ("sdmatte-nano", plain)
     monkeypatch.setenv("SDMATTE_MODEL", "/models/mine")
     assert main(["photo.png", *BOX]) == 0
     assert loads.pop() == ("/models/mine", plain)

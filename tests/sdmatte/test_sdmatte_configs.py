@@ -27,7 +27,8 @@ def test_packaged_configurations_agree_with_themselves(name: str) -> None:
     assert configs.name == name
     assert unet["cross_attention_dim"] == configs.text_encoder["hidden_size"]
     assert unet["in_channels"] == configs.vae["latent_channels"] == (16 if name == "sdmatte-nano" else 4)
-    assert (unet["bbox_time_embed_dim"], unet["point_embeddings_input_dim"]) == (320, 1680)
+    assert unet["bbox_time_embed_dim"] == (64 if name == "sdmatte-nano" else 320)
+    assert unet["point_embeddings_input_dim"] == 1680
     for channels, heads in zip(unet["block_out_channels"], unet["attention_head_dim"], strict=True):
         assert channels % unet["norm_num_groups"] == 0
         assert channels % heads == 0
