@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("stored", "difference"), [("float32", 0.0), ("float16", 5e-3)])
+@pytest.mark.parametrize(("stored", "difference"), [("float32", 1e-6), ("float16", 5e-3)])
 def test_a_model_folder_comes_out(run: Path, stored: Stored, difference: float) -> None:
     path = export(run, run / "mine", stored=stored)
     assert path == run / "mine" / "mine.safetensors"
@@ -34,7 +34,8 @@ def test_a_model_folder_comes_out(run: Path, stored: Stored, difference: float) 
     model = SDMatte.from_pretrained(run / "mine", device="cpu", input_size=64)
     assert (model.name, model.precision) == ("mine", "float32")
 
-    # The weights that were trained, in the folder of the export: the same alphas, but for rounding.
+    # The weights that were trained, in the folder of the export: the same alphas, but for rounding. (That of float32:
+    # a kernel may sum in another order where a buffer lies otherwise in memory.)
     save_tensors(run / "mine" / "mine.safetensors", tiny_learner(without=["opacity_embedding"]).network.state_dict())
     trained = SDMatte.from_pretrained(run / "mine", device="cpu", input_size=64)
     alphas = [each(photo(64, 64), Box(8, 8, 50, 50)) for each in (model, trained)]
