@@ -115,3 +115,14 @@ def s3_server() -> Iterator[str]:
     server.start()
     yield _S3_URL
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny layers gain nothing from threads, and on a busy machine they wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -42,13 +42,7 @@ class Repeated(Composer):
         return super().sample(index % self.count, size)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny layers gain nothing from threads, and on a busy machine they wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def composer(kind: type[Composer] = Composer, **how: Any) -> Composer:
