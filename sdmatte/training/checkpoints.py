@@ -43,11 +43,24 @@ def save_checkpoint(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors of any device and memory layout; a file cut short never gets the name ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write tensors of any device and memory layout; a file cut short never gets the name ``path``.
+
+    Raises:
+        CheckpointError: The file can't be written; what was there under its name still is.
+    """
     part = path.with_suffix(".part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata=metadata)
-    os.replace(part, path)  # noqa: PTH105 - atomic
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(kept, part, metadata=metadata)
+        os.replace(part, path)  # noqa: PTH105 - atomic
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        needed = sum(value.nbytes for value in kept.values()) / 1e6
+        raise CheckpointError(
+            f"{path} can't be written: {error}; it needs {needed:.0f} MB beside the file that it replaces. Make room "
+            "or check permissions, and give the same command again: an earlier file of that name is sound"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
