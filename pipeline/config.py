@@ -20,6 +20,8 @@ from sdmatte.urls import redact
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+_HOW_NOT_WHAT = ("batch_size", "device", "batch_timeout")  # settings of the model that leave its mattes as they are
+
 
 class Section(BaseModel):
     """A part of a configuration: unknown keys are refused, and docstrings below keys describe them."""
@@ -37,33 +39,92 @@ class InputConfig(Section):
     """URL or path, or a list of them. Tar shards and manifests may be globs: `s3://bucket/shards/*.tar`."""
     max_pixels: int = Field(default=100_000_000, gt=0)
     """Images with more pixels become error records (unit: pixel)."""
+    max_bytes: int | None = Field(default=None, gt=0)
+    """Image files with more bytes become error records, unread (unit: byte). Default: what an uncompressed image of
+    `max_pixels` can have, 8 per pixel and 1 MiB."""
+    schemes: list[str] = ["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory", "file"]
+    """URLs that manifests may name. Add `http` and `https` for manifests whose makers you trust: they let a manifest
+    send requests from your workers to any host that these can reach."""
     images_per_shard: int = Field(default=64, gt=0)
     """Folders and manifests are cut into shards of this many images (folders: on average, so that new files change
     few shards); a shard is what one task reads, and what a resumed run skips."""
 
 
-class PromptsConfig(Section):
-    """Where the prompts are."""
+Policy = Literal["repair", "error"]
+LaxPolicy = Literal["keep", "repair", "error"]
 
-    kind: Literal["inline", "jsonl", "coco"] = "inline"
-    """`inline`: beside each image, in its shard or row; `jsonl`: one file in the native form, joined by key;
-    `coco`: COCO detection results (or ground truth)."""
+
+class AuditConfig(Section):
+    """What becomes of prompts that the audit objects to: `repair` notes the change in the record's `prompt_repairs`,
+    `error` makes an error record, `keep` only notes the finding."""
+
+    out_of_frame: Policy = "repair"
+    """Box, points or polygon partly outside the image: cut at its edges (`box_clipped`, `points_dropped`,
+    `mask_clipped`), or `prompt_out_of_frame`. What lies outside altogether is always that error."""
+    swapped: Policy = "repair"
+    """Corners of a box in the wrong order: sorted (`box_swapped`), or `prompt_swapped`."""
+    not_finite: Policy = "repair"
+    """NaN or infinity among several points: these are dropped (`points_dropped`), or `prompt_not_finite`, which it
+    always is in boxes."""
+    tiny: LaxPolicy = "keep"
+    """Box or mask with a side below `min_side`: noted (`prompt_tiny`), a box grown about its centre (`box_grown`; masks
+    are kept), or the error `prompt_tiny`."""
+    min_side: float = Field(default=4.0, ge=0.0)
+    """See `tiny` (unit: pixel)."""
+    duplicate: Literal["keep", "error"] = "keep"
+    """Same box, points or mask as an earlier prompt of the image: noted (`prompt_duplicate`), or the error of that
+    name."""
+    image_size: Policy = "repair"
+    """The prompts were made for an image of another size: turned along with an image whose EXIF orientation was
+    ignored (`frame_rotated`), scaled where the aspect ratio is the same (`frame_scaled`), else, or with `error`,
+    `prompt_frame_mismatch`."""
+    mask_size: Policy = "repair"
+    """Mask of another size than the image: turned (`mask_rotated`) or scaled (`mask_scaled`) likewise, else, or with
+    `error`, `prompt_size_mismatch`."""
+    several_subjects: LaxPolicy = "keep"
+    """Mask of several separate parts of similar size: noted (`several_subjects`), the largest part kept
+    (`largest_part_kept`), or `prompt_several_subjects`."""
+
+
+class PromptsConfig(Section):
+    """Where the prompts are, and how they are to be read."""
+
+    kind: Literal["inline", "jsonl", "parquet", "coco", "yolo", "labelme", "label_studio", "cvat"] = "inline"
+    """`inline`: in the native form beside each image, in its shard or row; `jsonl`, `parquet`: one file in the native
+    form, joined by key; `coco`: COCO detection results or ground truth; `yolo`, `labelme`: one file per image;
+    `label_studio`, `cvat`: exports of these tools."""
     path: str | None = None
-    """The file, for `jsonl` and `coco`."""
+    """The file; for `yolo` and `labelme` the folder of the files, or nothing where they stand beside the images."""
     coco_images: str | None = None
     """For COCO results: the annotation file whose `images` list maps image ids to file names. Without it, ids are
     matched with numeric file stems (`000000000139.jpg` is image 139)."""
+    class_names: str | None = None
+    """For YOLO: `data.yaml`, or a text file with one name per line; without it, labels are the class numbers."""
     min_score: float = Field(default=0.0, ge=0.0, le=1.0)
-    """COCO results below this score are left out."""
+    """Prompts with a score below this are left out."""
     categories: list[str] | None = None
-    """COCO: keep only these category names (needs `coco_images` or ground truth) or ids; default all."""
+    """Keep only prompts with these labels (COCO: category names or ids); default all."""
+    top_k: int | None = Field(default=None, gt=0)
+    """Keep only so many prompts per image, those of the highest scores; default all."""
+    max_per_image: int = Field(default=1000, gt=0)
+    """Further prompts of an image become error records (`prompt_too_many`)."""
+    box: Literal["xyxy", "xywh", "cxcywh"] = "xyxy"
+    """Native form: boxes are two corners; a corner, width and height; or a centre, width and height."""
+    units: Literal["pixel", "normalised"] = "pixel"
+    """Native form: coordinates in pixels, or as fractions of the image's width and height."""
+    orientation: Literal["upright", "stored"] = "upright"
+    """Whether coordinates and masks belong to the image as viewers show it, or as it is stored, before its EXIF
+    orientation is applied (detectors that were fed without regard to EXIF)."""
+    audit: AuditConfig = AuditConfig()
 
     @model_validator(mode="after")
     def _path_is_there(self) -> PromptsConfig:
-        if self.kind != "inline" and not self.path:
+        if self.kind not in ("inline", "yolo", "labelme") and not self.path:
             raise ValueError(f"prompts.path is needed for prompts.kind={self.kind}")
         if self.kind == "inline" and self.path:
             raise ValueError("prompts.path is set, but prompts.kind is inline; set prompts.kind to jsonl or coco")
+        if self.kind not in ("inline", "jsonl", "parquet") and (self.box, self.units) != ("xyxy", "pixel"):
+            raise ValueError(f"prompts.box and prompts.units are for the native form; {self.kind} defines its own")
         return self
 
 
@@ -86,6 +147,9 @@ class ModelConfig(Section):
     """`square` as in the paper, or `aspect`, which keeps the image's aspect ratio."""
     batch_size: int = Field(default=4, gt=0)
     """Objects per forward pass; halved on out-of-memory and regrown."""
+    batch_timeout: float = Field(default=900.0, gt=0)
+    """A forward pass that takes longer is taken for stuck: its process is replaced, the guilty object isolated (unit:
+    second)."""
     caption: str = ""
     """Text prompt for all images; the released weights were used with the empty one."""
 
@@ -97,8 +161,12 @@ class OutputConfig(Section):
     """Run directory: a local path or any fsspec URL. Belongs to one run."""
     alpha_bits: Literal[8, 16] = 8
     """Bits per pixel of the alpha PNGs."""
-    records_per_file: int = Field(default=128, gt=0)
-    """Records gathered into one Parquet file (at least; blocks are never split)."""
+    file_mb: float = Field(default=32.0, gt=0)
+    """Size that Parquet files are gathered to, whatever the number of shards (unit: MB). What is not yet in a file is
+    computed again after a crash."""
+    exclusive: bool = True
+    """Keep a second job out of the run directory by a conditional write, which the store must support. `false` for
+    stores that don't: then two jobs at once are noticed only afterwards, as doubled records."""
     contact_sheet: int = Field(default=24, ge=0, le=400)
     """Objects shown on the run's contact sheet, at most 400; 0 for none."""
 
@@ -128,6 +196,21 @@ class WorkersConfig(Section):
     """How often a transient storage fault is retried, with backoff and jitter."""
 
 
+class FailuresConfig(Section):
+    """When to stop rather than go on spending."""
+
+    max_error_rate: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Stop when more than this share of the objects are errors."""
+    max_rate_by_code: dict[str, float] = {"image_unavailable": 0.2, "model_failed": 0.5, "model_crashed": 0.05}
+    """The same for single error codes."""
+    min_objects: int = Field(default=100, gt=0)
+    """Objects that must be done before rates count."""
+    canary_images: int = Field(default=0, ge=0)
+    """Label so many images, spread over the input, with one actor first; stop unless enough of them pass. 0: off."""
+    canary_max_error_rate: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of the canary's objects that may be errors."""
+
+
 class LabelConfig(Section):
     """A labelling run."""
 
@@ -136,13 +219,16 @@ class LabelConfig(Section):
     model: ModelConfig
     output: OutputConfig
     workers: WorkersConfig = WorkersConfig()
+    failures: FailuresConfig = FailuresConfig()
 
     @model_validator(mode="after")
     def _urls_are_usable(self) -> LabelConfig:
         """Raise ConfigurationError, which leaves as it is: pydantic's own error would print the keys in a URL."""
         paths = self.input.path if isinstance(self.input.path, list) else [self.input.path]
         named = [("input.path", path) for path in paths] + [("output.path", self.output.path)]
-        named += [("prompts.path", self.prompts.path or ""), ("prompts.coco_images", self.prompts.coco_images or "")]
+        named += [
+            (f"prompts.{key}", getattr(self.prompts, key) or "") for key in ("path", "coco_images", "class_names")
+        ]
         for key, path in named:
             try:
                 check_url(path)
@@ -156,16 +242,16 @@ class LabelConfig(Section):
         The model's source counts by its name; the weights themselves are told apart by ``weights_sha256``.
         """
         content = {
-            "model": redact(self.model.model_dump(mode="json", exclude={"batch_size", "device"})),
+            "model": redact(self.model.model_dump(mode="json", exclude=set(_HOW_NOT_WHAT))),
             "alpha_bits": self.output.alpha_bits,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that must be equal for two jobs to continue the same run."""
-        dump = self.model_dump(mode="json", exclude={"workers": True})
+        dump = self.model_dump(mode="json", exclude={"workers": True, "failures": True})
         dump["output"] = {"alpha_bits": self.output.alpha_bits}
-        for key in ("batch_size", "device"):
+        for key in _HOW_NOT_WHAT:
             dump["model"].pop(key)
         return dump
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,13 +39,24 @@ workers:
 
 def reference() -> str:
     """Return the page as Markdown."""
-    parts = [_HEAD]
-    for name, section in LabelConfig.model_fields.items():
+    return _HEAD + "".join(_sections(LabelConfig, ""))
+
+
+def _sections(schema: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yield a table for each section of a schema, and for the sections inside of it."""
+    for name, section in schema.model_fields.items():
         kind: Any = section.annotation
-        assert issubclass(kind, BaseModel)
-        parts.append(f"\n## `{name}`\n\n{kind.__doc__}\n\n| key | values | default | meaning |\n|---|---|---|---|\n")
-        parts.extend(_row(key, field, kind) for key, field in kind.model_fields.items())
-    return "".join(parts)
+        if not _is_section(kind):
+            continue
+        plain = {key: field for key, field in kind.model_fields.items() if not _is_section(field.annotation)}
+        text = " ".join(str(kind.__doc__).split())
+        head = f"\n## `{prefix}{name}`\n\n{text}\n\n| key | values | default | meaning |\n|---|---|---|---|\n"
+        yield head + "".join(_row(key, field, kind) for key, field in plain.items())
+        yield from _sections(kind, f"{prefix}{name}.")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _row(key: str, field: FieldInfo, section: type[BaseModel]) -> str:
@@ -61,6 +73,8 @@ def _values(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":
         return f"list of {_values(schema['items'])}"
+    if schema["type"] == "object":
+        return f"mapping to {_values(schema['additionalProperties'])}"
     limits = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "multipleOf": "multiple of"}
     words = [f"{word} {schema[limit]:g}" for limit, word in limits.items() if limit in schema]
     return " ".join([schema["type"], ", ".join(words)]).strip()

@@ -155,7 +155,7 @@ def _execute(
                     ray_remote_args_fn=_actor_options,
                 )
                 .write_datasink(
-                    CommitSink(run.path, config.output.records_per_file, workers.retries),
+                    CommitSink(run.path, round(config.output.file_mb * 1e6), workers.retries),
                     ray_remote_args={"num_cpus": TASK_CPUS},
                 )
             )

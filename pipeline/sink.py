@@ -25,14 +25,14 @@ class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
 
     Args:
         run: The run directory; any fsspec URL.
-        records_per_file: Rows gathered into one data file, at least, except in the last one.
+        file_bytes: Size of rows gathered into one data file, at least, except in the last one (unit: byte).
         retries: How often a transient fault of the store is retried.
     """
 
-    def __init__(self, run: str, records_per_file: int, retries: int = RETRIES) -> None:
+    def __init__(self, run: str, file_bytes: int, retries: int = RETRIES) -> None:
         self._run = run
         self._retries = retries
-        self._records_per_file = records_per_file
+        self._file_bytes = file_bytes
 
     def write(self, blocks: Iterable[Block], ctx: TaskContext) -> None:
         """Write the blocks of one task; see :func:`pipeline.commits.write_part` for the rows and the errors."""
@@ -45,6 +45,6 @@ class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
             write_part(self._run, stem, table, retries=self._retries)
 
     @property
-    def min_rows_per_write(self) -> int:
-        """Rows that Ray gathers before it starts a write task."""
-        return self._records_per_file
+    def min_bytes_per_write(self) -> int:
+        """Bytes that Ray gathers before it starts a write task; of all shards together."""
+        return self._file_bytes

@@ -13,7 +13,7 @@ import pytest
 from pipeline.runs import read_records
 from support import zoo
 
-SMALL_STEPS = ("workers.readers=1", "workers.images_per_block=1", "output.records_per_file=1")
+SMALL_STEPS = ("workers.readers=1", "workers.images_per_block=1", "output.file_mb=1e-6")
 LABEL = Path(__file__).parents[2] / "jobs" / "label.py"
 
 

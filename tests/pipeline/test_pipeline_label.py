@@ -131,7 +131,7 @@ def test_a_complete_run_is_left_as_it_is_and_another_one_is_equal(tmp_path: Path
 def test_an_interrupted_run_goes_on_without_doing_anything_twice(tmp_path: Path) -> None:
     zoo.write_tars(tmp_path / "corpus", zoo.zoo(), shards=3)
     run = tmp_path / "run"
-    settings = config("webdataset", tmp_path / "corpus/*.tar", run, "output.records_per_file=1")
+    settings = config("webdataset", tmp_path / "corpus/*.tar", run, "output.file_mb=1e-6")
     assert label(settings).complete
     made = {r["record_id"]: r["labelled_at"] for r in read_records(str(run), ["record_id", "labelled_at"]).to_pylist()}
     # What a job that was killed leaves behind: some commits are missing, their data files are orphans.

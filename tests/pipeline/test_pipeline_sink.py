@@ -28,7 +28,7 @@ FIRST, LAST = -(2**63), 2**63 - 1  # the ends of what an id can be
 
 @pytest.fixture
 def sink(tmp_path: Path) -> CommitSink:
-    return CommitSink(str(tmp_path), records_per_file=4)
+    return CommitSink(str(tmp_path), file_bytes=4)
 
 
 def files(folder: Path) -> list[str]:
@@ -237,8 +237,8 @@ def test_row_groups_stay_small(tmp_path: Path, sink: CommitSink) -> None:
 class KilledOnce(CommitSink):
     """Its first write dies between data file and commit, with its worker."""
 
-    def __init__(self, run: str, records_per_file: int, flag: str) -> None:
-        super().__init__(run, records_per_file)
+    def __init__(self, run: str, file_bytes: int, flag: str) -> None:
+        super().__init__(run, file_bytes)
         self._flag = flag
 
     def write(self, blocks: Any, ctx: Any) -> None:
