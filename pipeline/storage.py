@@ -51,6 +51,8 @@ __all__ = [
     "delete",
     "exists",
     "file_info",
+    "filesystem",
+    "is_local",
     "is_url",
     "join",
     "list_files",
@@ -58,6 +60,7 @@ __all__ = [
     "public_uri",
     "read_bytes",
     "read_lines",
+    "sync_folder",
     "write_bytes_atomic",
 ]
 
@@ -118,10 +121,10 @@ def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIE
     Returns:
         The files; none where there is nothing at this path.
     """
-    fs, inner = _filesystem(path)
+    fs, inner = filesystem(path)
 
     def found() -> list[FileInfo]:
-        if glob.has_magic(inner) and not (_is_local(fs) and Path(inner).exists()):
+        if glob.has_magic(inner) and not (is_local(fs) and Path(inner).exists()):
             base = _parent(re.split(r"[*?[]", inner, maxsplit=1)[0])
             infos = fs.glob(inner, detail=True)
         else:
@@ -129,7 +132,7 @@ def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIE
             if info["type"] != "directory":
                 return [_file_info(fs, info, _parent(info["name"]))]
             base = info["name"]
-            infos = _walk(base) if _is_local(fs) else fs.find(base, detail=True)
+            infos = _walk(base) if is_local(fs) else fs.find(base, detail=True)
         files = [
             _file_info(fs, info, base)
             for info in infos.values()
@@ -150,7 +153,7 @@ def file_info(uri: str, *, retries: int = RETRIES) -> FileInfo:
     Raises:
         NotFoundError: It isn't there, or is a folder.
     """
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
 
     def ask() -> FileInfo:
         info = _explained(fs, inner, lambda: fs.info(inner))
@@ -163,7 +166,7 @@ def file_info(uri: str, *, retries: int = RETRIES) -> FileInfo:
 
 def exists(uri: str, *, retries: int = RETRIES) -> bool:
     """Tell whether there is a file, object or folder."""
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
     try:
         retried("look for", uri, retries, lambda: fs.info(inner))
     except NotFoundError:
@@ -177,7 +180,7 @@ def read_bytes(uri: str, *, retries: int = RETRIES) -> bytes:
     Raises:
         NotFoundError: It isn't there.
     """
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
     return retried("read", uri, retries, lambda: bytes(fs.cat_file(inner)))
 
 
@@ -188,7 +191,7 @@ def check_readable(uri: str, *, retries: int = RETRIES) -> None:
         RefusedError, ConfigurationError: It can't be read.
         NotFoundError: It isn't there.
     """
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
     retried("read", uri, retries, lambda: fs.cat_file(inner, start=0, end=1))
 
 
@@ -200,7 +203,7 @@ def open_stream(uri: str, *, retries: int = RETRIES) -> io.BufferedReader:
     Raises:
         NotFoundError: It isn't there.
     """
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
 
     def attempt() -> Any:
         return _explained(fs, inner, lambda: fs.open(inner, "rb", block_size=_CHUNK))
@@ -287,10 +290,10 @@ def write_bytes_atomic(uri: str, data: bytes, *, retries: int = RETRIES) -> None
     Raises:
         ConfigurationError: The bucket doesn't exist, writing isn't permitted, or the disk is full.
     """
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
 
     def write() -> None:
-        if _is_local(fs):
+        if is_local(fs):
             _write_local(Path(inner), data)
             return
         if not _OBJECT_STORES.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
@@ -305,7 +308,7 @@ def write_bytes_atomic(uri: str, data: bytes, *, retries: int = RETRIES) -> None
 
 def delete(uri: str, *, retries: int = RETRIES) -> None:
     """Delete a file or object; one that isn't there is fine."""
-    fs, inner = _filesystem(uri)
+    fs, inner = filesystem(uri)
     with suppress(NotFoundError):
         retried("delete", uri, retries, lambda: fs.rm_file(inner))
 
@@ -322,9 +325,14 @@ def _write_local(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a local folder outlive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the name, too, outlives a power cut
+        os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -332,8 +340,13 @@ def _write_local(path: Path, data: bytes) -> None:
 # --- fsspec ----------------------------------------------------------------------------------------------------------
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a path or URL, and the path in it."""
+def filesystem(uri: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a path or URL, and the path in it.
+
+    Raises:
+        RefusedError: The URL can't be used, or its protocol needs another package.
+        ConfigurationError: The credentials are missing or wrong.
+    """
     if not is_url(uri):
         return fsspec.filesystem("file"), Path(uri).expanduser().absolute().as_posix()
     check_url(uri)
@@ -351,7 +364,8 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     return fs, inner
 
 
-def _is_local(fs: Any) -> bool:
+def is_local(fs: Any) -> bool:
+    """Tell this machine's disks from stores."""
     return isinstance(fs, fsspec.get_filesystem_class("file"))
 
 
@@ -380,7 +394,7 @@ def _file_info(fs: Any, info: dict[str, Any], base: str) -> FileInfo:
     path = info["name"]
     etag = info.get("ETag") or info.get("etag")
     return FileInfo(
-        uri=path if _is_local(fs) else fs.unstrip_protocol(path),
+        uri=path if is_local(fs) else fs.unstrip_protocol(path),
         name=path.removeprefix(base).lstrip("/"),
         size=info.get("size"),
         etag=str(etag).strip('"') if etag else None,
@@ -392,6 +406,6 @@ def _explained(fs: Any, path: str, ask: Callable[[], _T]) -> _T:
     try:
         return ask()
     except Exception as error:
-        if fault_codes(error)[1] in (400, 403) and not _is_local(fs):
+        if fault_codes(error)[1] in (400, 403) and not is_local(fs):
             fs.cat_file(path, start=0, end=1)
         raise
