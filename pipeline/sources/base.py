@@ -42,10 +42,13 @@ class Shard:
     Attributes:
         name: Equal in every run over the same input, wherever the input lies.
         spec: What the reader needs to know; JSON-plain.
+        fingerprint: Equal as long as the shard would yield the same, as far as a listing tells; ``""`` where it
+            doesn't, so that the shard is never taken for unchanged.
     """
 
     name: str
     spec: dict[str, Any]
+    fingerprint: str = ""
 
 
 def _no_masks(name: str) -> bytes:
@@ -67,6 +70,8 @@ class Sample:
         error: Why the image can't be used, if so. A transient fault says nothing about the image or its prompts: no
             record is made of it.
         load_mask: Fetches the mask files that its prompts name.
+        prompts_known: False where a transient fault keeps the prompts back, so that nobody can say how many records
+            the image must have.
     """
 
     key: str
@@ -78,6 +83,7 @@ class Sample:
     prompts: Sequence[RawPrompt] | None = ()
     error: BadInputError | TransientError | None = None
     load_mask: MaskLoader = _no_masks
+    prompts_known: bool = True
 
 
 class Source(Protocol):
