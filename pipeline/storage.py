@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -49,6 +50,7 @@ __all__ = [
     "RefusedError",
     "check_readable",
     "delete",
+    "described",
     "exists",
     "file_info",
     "filesystem",
@@ -72,6 +74,7 @@ RETRIES = 5
 
 _T = TypeVar("_T")
 _CHUNK = 8 * 2**20  # bytes per request of a stream
+_CHANGED = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
 _CHAINED = re.compile(r"::[a-z][a-z0-9+]*://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory"}  # no folders to make
 
@@ -85,12 +88,15 @@ class FileInfo:
         name: Path relative to what was listed, with ``/``; the base name of single files.
         size: Bytes; None where unknown.
         etag: Its ETag, where the store has such a thing.
+        version: Changes when the content does, as far as a listing can tell: the ETag, else size and time of the last
+            change; None where the store tells neither.
     """
 
     uri: str
     name: str
     size: int | None
     etag: str | None
+    version: str | None = None
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -130,11 +136,11 @@ def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIE
         else:
             info = _explained(fs, inner, lambda: fs.info(inner))
             if info["type"] != "directory":
-                return [_file_info(fs, info, _parent(info["name"]))]
+                return [described(fs, info, _parent(info["name"]))]
             base = info["name"]
             infos = _walk(base) if is_local(fs) else fs.find(base, detail=True)
         files = [
-            _file_info(fs, info, base)
+            described(fs, info, base)
             for info in infos.values()
             if info["type"] != "directory" and not info["name"].endswith("/")
         ]
@@ -159,7 +165,7 @@ def file_info(uri: str, *, retries: int = RETRIES) -> FileInfo:
         info = _explained(fs, inner, lambda: fs.info(inner))
         if info["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, "this is a folder")
-        return _file_info(fs, info, _parent(info["name"]))
+        return described(fs, info, _parent(info["name"]))
 
     return retried("read", uri, retries, ask)
 
@@ -390,15 +396,34 @@ def _walk(root: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _file_info(fs: Any, info: dict[str, Any], base: str) -> FileInfo:
+def described(fs: Any, info: dict[str, Any], base: str) -> FileInfo:
+    """Return what fsspec says about a file.
+
+    Args:
+        fs: Its file system.
+        info: From there.
+        base: Path in it that the name is to be relative to.
+    """
     path = info["name"]
-    etag = info.get("ETag") or info.get("etag")
+    etag = str(info.get("ETag") or info.get("etag") or "").strip('"') or None
+    size = info.get("size")
+    changed = _changed(path) if is_local(fs) else next((info[key] for key in _CHANGED if info.get(key)), None)
+    if isinstance(changed, datetime):
+        changed = changed.timestamp()
     return FileInfo(
         uri=path if is_local(fs) else fs.unstrip_protocol(path),
         name=path.removeprefix(base).lstrip("/"),
-        size=info.get("size"),
-        etag=str(etag).strip('"') if etag else None,
+        size=size,
+        etag=etag,
+        version=etag or (f"{size}-{changed}" if size is not None and changed is not None else None),
     )
+
+
+def _changed(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - of what a link leads to, too
+    except OSError:
+        return None
 
 
 def _explained(fs: Any, path: str, ask: Callable[[], _T]) -> _T:

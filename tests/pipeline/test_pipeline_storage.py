@@ -77,7 +77,8 @@ def test_folders_are_listed_recursively_and_sorted(tmp_path):
         (tmp_path / name).write_bytes(b"12")
     files = storage.list_files(str(tmp_path), (".tar",))
     assert [file.name for file in files] == ["UPPER.TAR", "a.tar", "a/z.tar", "b.tar"]
-    assert files[2] == storage.FileInfo(f"{tmp_path}/a/z.tar", "a/z.tar", 2, None)
+    changed = (tmp_path / "a/z.tar").stat().st_mtime_ns
+    assert files[2] == storage.FileInfo(f"{tmp_path}/a/z.tar", "a/z.tar", 2, None, f"2-{changed}")
     assert len(storage.list_files(str(tmp_path))) == 5
 
 
@@ -88,6 +89,28 @@ def test_globs_and_single_files(tmp_path):
     assert [file.name for file in storage.list_files(f"{tmp_path}/*/*.tar")] == ["x/1.tar", "y/2.tar"]
     assert [file.name for file in storage.list_files(f"{tmp_path}/y/2.txt", (".tar",))] == ["2.txt"]
     assert [file.name for file in storage.list_files(f"{tmp_path}/we[i]rd.tar")] == ["we[i]rd.tar"]
+
+
+def test_versions_change_with_the_content_however_a_file_is_listed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/a.jpg").write_bytes(b"123")
+    (tmp_path / "real/link.jpg").symlink_to("a.jpg")
+
+    def versions():
+        folder = {file.name: file.version for file in storage.list_files(str(tmp_path / "real"))}
+        pattern = {file.name: file.version for file in storage.list_files(f"{tmp_path}/real/*.jpg")}
+        single = {name: storage.file_info(f"{tmp_path}/real/{name}").version for name in folder}
+        assert folder == pattern == single
+        return folder
+
+    before = versions()
+    assert None not in before.values()
+    assert versions() == before
+    (tmp_path / "real/a.jpg").write_bytes(b"456")
+    os.utime(tmp_path / "real/a.jpg", ns=(1, 1))
+    after = versions()
+    assert after["a.jpg"] != before["a.jpg"]
+    assert after["link.jpg"] != before["link.jpg"]  # that of what it leads to
 
 
 def test_what_is_not_there_lists_as_nothing(tmp_path):
