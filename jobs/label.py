@@ -4,8 +4,12 @@
     python jobs/label.py --config corpus.yaml model.precision=bfloat16 output.path=s3://bucket/runs/7
     ray job submit --working-dir . -- python jobs/label.py --config corpus.yaml
 
-The same command continues a run that was interrupted. Exit code 0: the run is complete, every input has exactly one
-record; 1: it is not; 2: the configuration, the input or the model must be changed first; 130: interrupted (Ctrl-C or
+    python jobs/label.py --config corpus.yaml --incremental
+    python jobs/label.py --config corpus.yaml --retry error_code=image_unavailable
+
+The same command continues a run that was interrupted. The options label what is new, or records anew, in a run that
+follows the complete one at output.path. Exit code 0: the run is complete, every input has exactly one record; 1: it is
+not; 2: the configuration, the input or the model must be changed first; 130: interrupted (Ctrl-C or
 SIGTERM).
 """
 
@@ -16,6 +20,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.scopes import Selection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config", metavar="FILE", help="YAML file, local or any fsspec URL; see docs/configuration.md"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything that costs nothing, print the plan")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--incremental", action="store_true", help="only images and prompts that no run of this configuration holds"
+    )
+    what.add_argument("--retry", metavar="error_code=CODES", help="records with these error codes again, or =all")
+    what.add_argument("--where", metavar="CONDITION", help="records again, such as: quality < 0.5 and label == 'cat'")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces single keys of the file")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -42,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print(plan(config))
             return 0
-        summary = label(config)
+        summary = label(config, selection(arguments))
     except ConfigurationError as error:
         print(f"label: {redact(str(error))}", file=sys.stderr)
         return 2
@@ -54,6 +68,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(summary)
     return 0 if summary.complete else 1
+
+
+def selection(arguments: argparse.Namespace) -> Selection:
+    """Return what the options ask for; raises ConfigurationError."""
+    from pipeline import where
+    from pipeline.errors import ConfigurationError
+    from pipeline.scopes import Selection
+
+    if arguments.incremental:
+        return Selection("incremental")
+    if arguments.retry is not None:
+        key, _, codes = arguments.retry.partition("=")
+        if key != "error_code":
+            raise ConfigurationError(
+                f"--retry {arguments.retry} is not of the form error_code=CODE,CODE or error_code=all"
+            )
+        return Selection("again", where.of_codes(codes))
+    if arguments.where is not None:
+        where.parse(arguments.where)
+        return Selection("again", arguments.where)
+    return Selection()
 
 
 if __name__ == "__main__":

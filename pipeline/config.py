@@ -55,8 +55,10 @@ LaxPolicy = Literal["keep", "repair", "error"]
 
 
 class AuditConfig(Section):
-    """What becomes of prompts that the audit objects to: `repair` notes the change in the record's `prompt_repairs`,
-    `error` makes an error record, `keep` only notes the finding."""
+    """What becomes of prompts that the audit objects to.
+
+    `repair` notes the change in the record's `prompt_repairs`, `keep` notes the finding, `error` makes the record one.
+    """
 
     out_of_frame: Policy = "repair"
     """Box, points or polygon partly outside the image: cut at its edges (`box_clipped`, `points_dropped`,
@@ -67,8 +69,8 @@ class AuditConfig(Section):
     """NaN or infinity among several points: these are dropped (`points_dropped`), or `prompt_not_finite`, which it
     always is in boxes."""
     tiny: LaxPolicy = "keep"
-    """Box or mask with a side below `min_side`: noted (`prompt_tiny`), a box grown about its centre (`box_grown`; masks
-    are kept), or the error `prompt_tiny`."""
+    """Box or mask with a side below `min_side`: noted (`prompt_tiny`), a box grown about its centre (`box_grown`; a
+    mask is kept), or the error `prompt_tiny`."""
     min_side: float = Field(default=4.0, ge=0.0)
     """See `tiny` (unit: pixel)."""
     duplicate: Literal["keep", "error"] = "keep"

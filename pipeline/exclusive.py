@@ -80,9 +80,9 @@ def check_store(folder: str, *, retries: int = storage.RETRIES) -> None:
             storage.delete(probe, retries=retries)
     if not first or second:
         raise ConfigurationError(
-            f"the store of {redact(folder)} ignores the condition of conditional writes (If-None-Match), so it can't keep "
-            "a second job out of the run; write to another store, or set output.exclusive=false and make sure yourself "
-            "that one job at a time writes there"
+            f"the store of {redact(folder)} ignores the condition of conditional writes (If-None-Match), so it can't "
+            "keep a second job out of the run; write to another store, or set output.exclusive=false and make sure "
+            "yourself that one job at a time writes there"
         )
 
 

@@ -6,12 +6,12 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.assignments import Assignment, assignment, find_target, sources
 from pipeline.cluster import (
     TASK_CPUS,
     ActorResources,
@@ -21,22 +21,26 @@ from pipeline.cluster import (
     faults_named,
     wait_for,
 )
-from pipeline.commits import Committed, write_part
+from pipeline.commits import Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.parts import write_part
 from pipeline.plan import check_paths
 from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressBoard, ProgressDisplay, Reporter
-from pipeline.prompt_files import PromptIndex, load_prompt_index
+from pipeline.prompt_files import Prompts, load_prompt_index
 from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import AlreadyComplete, RunDirectory
-from pipeline.sources import Shard, make_source
+from pipeline.scopes import Selection
+from pipeline.sources import make_source
 from pipeline.stages.matte import error_records, load_identity
 from pipeline.stages.read import ReadShards, plan_table, unmatched_rows
 from pipeline.summary import Summary
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
+
+ALL_OF_IT = Selection()
 
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""
@@ -50,52 +54,90 @@ MODEL_RETRIES = 2
 _log = logging.getLogger(__name__)
 
 
-def label(config: LabelConfig) -> Summary:
-    """Label a corpus; continues the run that stands at the output path.
+def label(config: LabelConfig, selection: Selection = ALL_OF_IT) -> Summary:
+    """Label a corpus; continues the run that stands at the output path, or follows it.
+
+    Args:
+        config: Of the job.
+        selection: What to label: all of the input, what is new in it, or some records again.
 
     Returns:
         What came out; `complete` says whether every input has exactly one record.
 
     Raises:
         ConfigurationError: Something must be changed first: input, prompts, model, output, cluster.
+        ClaimedError: Another job is writing to the output.
         PipelineError: The run stopped; what it committed stays, and the same command continues it.
     """
     start = time.monotonic()
     check_paths(config)
     shards = make_source(config).shards()
-    names = [shard.name for shard in shards]
-    run = RunDirectory.find(config)
-    if run is not None and run.succeeded:
-        return _already(run, names, start)
+    if selection.kind == "all":
+        run = RunDirectory.find(config)
+        if run is not None and run.succeeded:
+            return _already(run, [shard.name for shard in shards], start)
     index = load_prompt_index(config)
+    _check_fits(config, index)
+    with connected(config):
+        resources = actor_resources(config)
+        model = _probe_model(config, resources)
+        target = find_target(config, selection, model)
+        versions = sources(config, shards, index)
+        job = assignment(target, shards, versions)
+        if not job.shards:
+            last = list(target.chain.runs.values())[-1]
+            return _already(last, last.plan(), start)
+        try:
+            with RunDirectory.claimed(config, model, target.path, target.scope) as run:
+                return _run(config, run, job, versions, index, model, resources, start)
+        except AlreadyComplete as done:  # by another job, meanwhile
+            return _already(done.run, [shard.name for shard in job.shards], start)
+
+
+def _run(
+    config: LabelConfig,
+    run: RunDirectory,
+    job: Assignment,
+    versions: Mapping[str, str],
+    index: Prompts | None,
+    model: ModelIdentity,
+    resources: ActorResources,
+    start: float,
+) -> Summary:
+    try:
+        names = [shard.name for shard in job.shards]
+        run.write_plan(names)
+        committed = run.committed()
+        before = sum(len(shard.record_ids) for shard in committed.values())
+        faults = _execute(config, run, job, versions, committed, index, resources)
+        if run.scope.kind != "again":
+            _commit_unmatched(config, run, job, index, model)
+        reconciliation = run.reconcile(names)
+        report = _report(run, reconciliation)
+        run.finish(reconciliation)
+    except BaseException as error:
+        try:
+            run.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+        except PipelineError as second:  # the store may be what failed
+            _log.error("run.json could not be updated: %s", second)  # the first fault is raised
+        raise
+    notes = (*faults, *_not_found(job, reconciliation), *_commonest_error(run, reconciliation))
+    return Summary(run, reconciliation, time.monotonic() - start, before=before, report=report, notes=notes)
+
+
+def _not_found(job: Assignment, reconciliation: Reconciliation) -> list[str]:
+    gone = (job.selected or 0) - reconciliation.found
+    if gone <= 0:
+        return []
+    return [f"{gone:,} of {job.selected:,} selected records are no longer in the input; they stay as they were"]
+
+
+def _check_fits(config: LabelConfig, index: Prompts | None) -> None:
     if index is not None and cluster_address(config) is None and index.nbytes > config.workers.object_store_mb * 5e5:
         raise ConfigurationError(
             f"the prompt file takes {index.nbytes / 1e6:.0f} MB in Ray's object store; set workers.object_store_mb to "
             f"at least {3 * index.nbytes / 1e6:.0f}"
         )
-    with connected(config):
-        resources = actor_resources(config)
-        model = _probe_model(config, resources)
-        try:
-            run = RunDirectory.open_or_create(config, model)
-        except AlreadyComplete as done:  # by another job, meanwhile
-            return _already(done.run, names, start)
-        committed = run.committed()
-        before = sum(len(shard.record_ids) for shard in committed.values())
-        try:
-            faults = _execute(config, run, shards, committed, index, resources)
-            _commit_unmatched(config, run, shards, index, model)
-            reconciliation = run.reconcile(names)
-            report = _report(run, reconciliation)
-            run.finish(reconciliation)
-        except BaseException as error:
-            try:
-                run.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
-            except PipelineError as second:  # the store may be what failed
-                _log.error("run.json could not be updated: %s", second)  # the first fault is raised
-            raise
-    notes = (*faults, *_commonest_error(run, reconciliation))
-    return Summary(run, reconciliation, time.monotonic() - start, before=before, report=report, notes=notes)
 
 
 def _already(run: RunDirectory, names: Sequence[str], start: float) -> Summary:
@@ -103,7 +145,7 @@ def _already(run: RunDirectory, names: Sequence[str], start: float) -> Summary:
     if not reconciliation.complete:
         raise ConfigurationError(
             f"{redact(run.path)} is complete since {run.info['finished_at']}, but the input is no longer what it was "
-            f"then: {reconciliation.faults[0]}\nLabel the present input under a new output.path"
+            f"then: {reconciliation.faults[0]}\nWith --incremental, what is new is labelled in a follow-up of that run"
         )
     return Summary(run, reconciliation, time.monotonic() - start, already=True)
 
@@ -111,9 +153,10 @@ def _already(run: RunDirectory, names: Sequence[str], start: float) -> Summary:
 def _execute(
     config: LabelConfig,
     run: RunDirectory,
-    shards: list[Shard],
+    job: Assignment,
+    versions: Mapping[str, str],
     committed: Mapping[str, Committed],
-    index: PromptIndex | None,
+    index: Prompts | None,
     resources: ActorResources,
 ) -> list[str]:
     """Read, matte and commit all shards that aren't finished; return the faults of storage that left some unread."""
@@ -122,10 +165,10 @@ def _execute(
     from pipeline.sink import CommitSink
     from pipeline.stages.matte import MatteImages
 
-    pending = [shard for shard in shards if shard.name not in committed or not committed[shard.name].finished]
+    pending = [shard for shard in job.shards if shard.name not in committed or not committed[shard.name].finished]
     if not pending:
         return []
-    rows = plan_table(pending, {name: shard.done for name, shard in committed.items()})
+    rows = plan_table(pending, {name: shard.done for name, shard in committed.items()}, versions)
     size = -(-len(pending) // MAX_READ_TASKS)
     board = ray.remote(ProgressBoard).options(num_cpus=0).remote()
     reporter = Reporter(board)
@@ -138,7 +181,7 @@ def _execute(
             (
                 ray.data.from_arrow(blocks)
                 .map_batches(
-                    _Read(config, None if index is None else ray.put(index), reporter),
+                    _Read(config, None if index is None else ray.put(index), reporter, ray.put(job.seen)),
                     batch_size=1,
                     batch_format="pyarrow",
                     compute=ray.data.TaskPoolStrategy(size=min(workers.readers, len(blocks))),
@@ -155,7 +198,7 @@ def _execute(
                     ray_remote_args_fn=_actor_options,
                 )
                 .write_datasink(
-                    CommitSink(run.path, round(config.output.file_mb * 1e6), workers.retries),
+                    CommitSink(run.claim, round(config.output.file_mb * 1e6), workers.retries),
                     ray_remote_args={"num_cpus": TASK_CPUS},
                 )
             )
@@ -176,18 +219,19 @@ def _actor_options() -> dict[str, int]:
 
 
 class _Read:
-    """The reading stage as Ray runs it: the prompt index comes from the object store, and progress is told."""
+    """The reading stage as Ray runs it: what is large comes from the object store, and progress is told."""
 
-    def __init__(self, config: LabelConfig, index: Any, progress: Reporter) -> None:
+    def __init__(self, config: LabelConfig, index: Any, progress: Reporter, seen: Any) -> None:
         self._config = config
         self._index = index
         self._progress = progress
+        self._seen = seen
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         import ray
 
         index = None if self._index is None else ray.get(self._index)
-        for table in ReadShards(self._config, index, self._progress.fault)(batch):
+        for table in ReadShards(self._config, index, self._progress.fault, ray.get(self._seen))(batch):
             shards = len(table) - table["ledger"].null_count
             objects = pc.sum(pc.list_value_length(table["prompts"])).as_py() or 0
             self._progress({IMAGES: len(table) - shards, OBJECTS: objects, SHARDS: shards})
@@ -195,24 +239,22 @@ class _Read:
 
 
 def _commit_unmatched(
-    config: LabelConfig, run: RunDirectory, shards: list[Shard], index: PromptIndex | None, model: ModelIdentity
+    config: LabelConfig, run: RunDirectory, job: Assignment, index: Prompts | None, model: ModelIdentity
 ) -> None:
     """Commit error records for the prompts of a separate file that found no image; only known once all is read."""
     if index is None:
         return
     committed = run.committed()
-    if any(shard.name not in committed or not committed[shard.name].ledgers for shard in shards):
+    if any(shard.name not in committed or not committed[shard.name].ledgers for shard in job.shards):
         return
     there = committed.get(UNMATCHED_PROMPTS)
     if there is not None and there.finished:
         return
     done = frozenset(there.record_ids.tolist() if there else ())
-    taken = there.commits if there else ()  # by an earlier job: not to be overwritten
-    stems = (stem for number in count() if (stem := f"part-unmatched-{number:06d}") not in taken)
     matched = {key for shard in committed.values() for ledger in shard.ledgers for key in ledger.matched}
-    for rows, stem in zip(unmatched_rows(index, matched, done), stems, strict=False):
+    for number, rows in enumerate(unmatched_rows(index, matched | job.matched, done)):
         records = error_records(rows, config, run.run_id, model)
-        write_part(run.path, stem, records, retries=config.workers.retries)
+        write_part(run.claim, f"unmatched-{number:06d}", records, retries=config.workers.retries)
 
 
 def _probe_model(config: LabelConfig, resources: ActorResources) -> ModelIdentity:

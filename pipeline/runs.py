@@ -5,11 +5,12 @@ Layout and guarantees are described in docs/runs.md.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -19,21 +20,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline import commits, reconcile, storage
+from pipeline import claims, commit_log, commits, exclusive, reconcile, storage
+from pipeline.claims import Claim, SupersededError
+from pipeline.commit_log import compacting
 from pipeline.commits import VERSION, Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.provenance import ModelIdentity, code_version, library_versions
 from pipeline.reconcile import Reconciliation
 from pipeline.schema import RECORDS
+from pipeline.scopes import ALL, Scope
 from sdmatte.urls import redact
 
 logger = logging.getLogger(__name__)
 
+PLAN = "plan.parquet"
+"""In a run directory: the names of the shards that it is to label."""
+
 _FAULTS = 20  # that run.json names
-_DELETERS = 16  # orphans deleted at a time
 
 
 class AlreadyComplete(PipelineError):  # noqa: N818 - no fault: there is nothing left to do
@@ -49,7 +56,7 @@ class AlreadyComplete(PipelineError):  # noqa: N818 - no fault: there is nothing
 
 
 class RunDirectory:
-    """One run's directory, local or on any fsspec URL; open it with :meth:`open_or_create` or :meth:`open`.
+    """One run's directory, local or on any fsspec URL; open it with :meth:`claimed` to write, :meth:`open` to read.
 
     Attributes:
         path: Where it is: a URL or an absolute path, the same for workers in other working directories.
@@ -61,59 +68,80 @@ class RunDirectory:
         self.path = path
         self.info = info
         self.resumed = resumed
+        self._claim: Claim | None = None
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Open an existing run.
+        """Open an existing run for reading.
 
         Raises:
-            ConfigurationError: There is none, or it was written by a newer version of this program.
+            ConfigurationError: There is none, or it was written by another version of this program.
             TransientError: The store failed repeatedly.
         """
-        path = _absolute(path)
+        path = absolute(path)
         info = _read_info(path)
         if info is None:
             raise ConfigurationError(f"{redact(path)} is not a run directory: it has no run.json")
         return cls(path, info, resumed=True)
 
     @classmethod
-    def open_or_create(cls, config: LabelConfig, model: ModelIdentity) -> Self:
-        """Claim `output.path` for a job: begin a run there, or go on with the one that is there.
-
-        One job at a time: nothing here keeps a second one out.
+    @contextmanager
+    def claimed(
+        cls, config: LabelConfig, model: ModelIdentity, path: str | None = None, scope: Scope = ALL
+    ) -> Iterator[Self]:
+        """Take charge of a run directory: begin a run there, or go on with the one that is there.
 
         Args:
             config: The job's configuration.
             model: The model it will use.
+            path: The directory; default `output.path`.
+            scope: What a new run is about.
 
         Raises:
+            ClaimedError: Another job is writing there.
+            SupersededError: Another job took over while this one was paused or cut off.
             AlreadyComplete: A complete run of the same configuration and model is there.
             ConfigurationError: A run of another configuration or model is there (the differences are named), or
-                files that are no run, or the store refuses access.
+                files that are no run, or the store refuses access or can't keep jobs apart.
             TransientError: The store failed repeatedly.
         """
-        run = cls.find(config, model)
-        if run is None:
-            return cls._create(_absolute(config.output.path), config, model)
-        if run.succeeded:
-            raise AlreadyComplete(run)
-        run.resume()
-        return run
+        path = absolute(path or config.output.path)
+        found = cls.find(config, model, path)
+        if found is not None and found.succeeded:
+            raise AlreadyComplete(found)
+        claim, heartbeat = claims.acquire(
+            path, lambda before, name: commit_log.seal(path, before, name), exclusively=config.output.exclusive
+        )
+        try:
+            run = cls.find(config, model, path)  # again: another job may have begun, or ended, it meanwhile
+            if run is not None and run.succeeded:
+                raise AlreadyComplete(run)
+            run = run or cls(path, _new_info(config, model, scope), resumed=False)
+            run.begin(claim)
+            with compacting(claim):
+                yield run
+        except KeyboardInterrupt:
+            if heartbeat.lost:
+                claim.check()
+            raise
+        finally:
+            heartbeat.close()
 
     @classmethod
-    def find(cls, config: LabelConfig, model: ModelIdentity | None = None) -> Self | None:
-        """Return the run at `output.path` that a job would go on with; None where it would begin one.
+    def find(cls, config: LabelConfig, model: ModelIdentity | None = None, path: str | None = None) -> Self | None:
+        """Return the run that a job would go on with; None where it would begin one.
 
         Args:
             config: The job's configuration.
             model: The model it will use; by default the run's is not compared.
+            path: The directory; default `output.path`.
 
         Raises:
             ConfigurationError: A run of another configuration or model is there (the differences are named), or
                 files that are no run, or the store refuses access.
             TransientError: The store failed repeatedly.
         """
-        path = _absolute(config.output.path)
+        path = absolute(path or config.output.path)
         info = _read_info(path)
         if info is None:
             if _holds_files(path):
@@ -124,29 +152,12 @@ class RunDirectory:
         _refuse_differences(path, info, config, model)
         return cls(path, info, resumed=True)
 
-    @classmethod
-    def _create(cls, path: str, config: LabelConfig, model: ModelIdentity) -> Self:
-        now = datetime.now(UTC)
-        info = {
-            "version": VERSION,
-            "run_id": f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
-            "state": "running",
-            "started_at": _text(now),
-            "finished_at": None,
-            "config": redact(config.model_dump(mode="json")),
-            "config_hash": config.matte_hash(),
-            "model": redact(vars(model)),
-            "code": code_version(),
-            "libraries": library_versions(),
-            "resumed": [],
-            "counts": None,
-        }
-        run = cls(path, info, resumed=False)
-        run._save()
-        return run
-
-    def resume(self) -> None:
-        """Note in `run.json` that another job goes on with the run."""
+    def begin(self, claim: Claim) -> None:
+        """Write `run.json`, and clear away what an earlier job left that doesn't count any more."""
+        self._claim = claim
+        if not self.resumed:
+            self._save()
+            return
         code, libraries = code_version(), library_versions()
         if code != self.info["code"] or libraries != self.info["libraries"]:
             logger.warning(
@@ -156,6 +167,18 @@ class RunDirectory:
         for key in ("error", "faults"):
             self.info.pop(key, None)
         self._save(state="running", finished_at=None, counts=None, resumed=[*self.info["resumed"], again])
+        commit_log.remove_outdated(self.claim)
+
+    @property
+    def claim(self) -> Claim:
+        """What this job may write; only of runs opened with :meth:`claimed`."""
+        assert self._claim is not None, "this run was opened for reading"
+        return self._claim
+
+    @property
+    def scope(self) -> Scope:
+        """What the run is about."""
+        return Scope.from_dict(self.info["scope"])
 
     def _save(self, **changes: Any) -> None:
         self.info |= changes
@@ -181,61 +204,91 @@ class RunDirectory:
             ConfigurationError: A commit is damaged.
             TransientError: The store failed repeatedly.
         """
-        return commits.by_shard(commits.read_commits(self.path))
+        return commits.by_shard(commit_log.read_commits(self.path))
 
     def finished_shards(self) -> set[str]:
         """Return the shards that left behind exactly what their ledgers ask for: a resumed job skips them."""
         return {name for name, shard in self.committed().items() if shard.finished}
 
+    def write_plan(self, shards: Sequence[str]) -> None:
+        """Note which shards the run is to label, by name; an earlier plan is replaced."""
+        file = io.BytesIO()
+        pq.write_table(pa.table({"shard": pa.array(shards, pa.string())}), file, compression="zstd")
+        storage.write_bytes_atomic(storage.join(self.path, PLAN), file.getvalue())
+
+    def plan(self) -> list[str]:
+        """Return the names of the shards that the run is to label.
+
+        Raises:
+            ConfigurationError: The run stopped before it had a plan, or it is damaged.
+            TransientError: The store failed repeatedly.
+        """
+        uri = storage.join(self.path, PLAN)
+        try:
+            names = pq.read_table(io.BytesIO(storage.read_bytes(uri)))["shard"].to_pylist()
+        except (storage.NotFoundError, pa.ArrowException, KeyError):
+            raise ConfigurationError(
+                f"{redact(uri)} is missing or damaged: start the job again, which writes it anew"
+            ) from None
+        return [str(name) for name in names]
+
     def reconcile(self, expected: Iterable[str]) -> Reconciliation:
         """Compare inputs with records, from the commits and one listing; no data file is opened.
 
         Args:
-            expected: Names of all the input's shards.
+            expected: Names of all the shards that the run is to label.
 
         Raises:
             ConfigurationError: A commit is damaged.
             TransientError: The store failed repeatedly.
         """
-        held = commits.read_commits(self.path)  # before the listing: a commit's data file is there before it
-        files = {f"records/{file.name}" for file in commits.list_part_files(self.path, "records")}
+        held = commit_log.read_commits(self.path)  # before the listing: a commit's data file is there before it
+        files = {f"records/{file.name}" for file in commit_log.list_part_files(self.path, "records")}
         return reconcile.reconcile(held, expected, files)
 
-    def remove_orphans(self) -> list[str]:
-        """Delete what killed writes left behind: data files without a commit, and unfinished files.
+    def orphans(self) -> list[storage.FileInfo]:
+        """Return what killed writes left behind: data files without a commit that counts, and unfinished files.
 
-        Only while nothing writes: the data file of a write that is under way looks the same.
-
-        Returns:
-            Their URIs.
+        While a job writes to the run, the data file of a write that is under way looks the same.
         """
-        kept = {commit.data for commit in commits.read_commits(self.path)}
-        kept |= {f"commits/{file.name}" for file in commits.list_part_files(self.path, "commits", ".json")}
-        orphans = [
-            file.uri
-            for folder in ("records", "commits")
-            for file in commits.list_part_files(self.path, folder)
-            # Also what an unfinished local write leaves (.part-*.tmp), but nothing that a person put there.
-            if f"{folder}/{file.name}" not in kept and file.name.removeprefix(".").startswith("part-")
+        kept = {commit.data for commit in commit_log.read_commits(self.path)}
+        unfinished = [file for file in commit_log.list_part_files(self.path, "commits") if file.name.startswith(".")]
+        data = [
+            file for file in commit_log.list_part_files(self.path, "records") if f"records/{file.name}" not in kept
         ]
-        with ThreadPoolExecutor(_DELETERS) as pool:
-            list(pool.map(storage.delete, orphans))
-        return orphans
+        # Nothing that a person put there, and nothing of a job that came after this one.
+        last = self._claim.epoch if self._claim else None
+        return [
+            file
+            for file in data + unfinished
+            if (epoch := commit_log.epoch_of(file.name)) is not None and (last is None or epoch <= last)
+        ]
 
     def finish(self, reconciliation: Reconciliation) -> None:
         """End the run, after all its writes (and its report).
 
         A complete one loses its orphans and gets its marker, last of all. Any other is left as it is, for a job that
         goes on with it.
+
+        Raises:
+            SupersededError: Another job has taken the run over.
+            TransientError: The store failed repeatedly.
         """
+        self.claim.check()
         outcome = {"finished_at": _text(datetime.now(UTC)), "counts": reconciliation.counts()}
         if not reconciliation.complete:
             self._save(state="incomplete", **outcome, faults=list(reconciliation.faults[:_FAULTS]))
             return
-        self.remove_orphans()
+        commit_log.remove_outdated(self.claim)
+        commit_log.delete_all(file.uri for file in self.orphans())
         self._save(state="complete", **outcome)
-        marker = json.dumps({"run_id": self.run_id, **outcome}, indent=2) + "\n"
-        storage.write_bytes_atomic(storage.join(self.path, "_SUCCESS"), marker.encode())
+        marker = json.dumps({"run_id": self.run_id, "epoch": self.claim.epoch, **outcome}, indent=2) + "\n"
+        self.claim.check()
+        uri = storage.join(self.path, "_SUCCESS")
+        if not self.info["config"]["output"]["exclusive"]:
+            storage.write_bytes_atomic(uri, marker.encode())
+        elif not exclusive.create(uri, marker.encode()):
+            raise SupersededError(f"another job has completed {redact(self.path)} meanwhile; nothing is lost")
 
     def fail(self, message: str) -> None:
         """Note in `run.json` that a fault stopped the job; what is committed stays valid, and the run can go on.
@@ -243,11 +296,12 @@ class RunDirectory:
         Args:
             message: What went wrong; URLs in it are stripped of credentials.
         """
+        self.claim.check(retries=0)
         self._save(state="failed", finished_at=_text(datetime.now(UTC)), error=redact(message))
 
     def dataset(self) -> ds.Dataset:
         """Return the committed records for reading in parts; see :func:`read_records`."""
-        names = [commit.data for commit in commits.read_commits(self.path) if commit.data]
+        names = [commit.data for commit in commit_log.read_commits(self.path) if commit.data]
         filesystem, root = fsspec.core.url_to_fs(self.path, use_listings_cache=False)  # workers write, too
         return ds.dataset(
             [f"{root.rstrip('/')}/{name}" for name in names],
@@ -272,6 +326,25 @@ def read_records(path: str, columns: Sequence[str] | None = None, where: pc.Expr
         OSError: A data file can't be read.
     """
     return RunDirectory.open(path).dataset().to_table(columns=columns and list(columns), filter=where)
+
+
+def _new_info(config: LabelConfig, model: ModelIdentity, scope: Scope) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "version": VERSION,
+        "run_id": f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        "state": "running",
+        "started_at": _text(now),
+        "finished_at": None,
+        "scope": scope.to_dict(),
+        "config": redact(config.model_dump(mode="json")),
+        "config_hash": config.matte_hash(),
+        "model": redact(vars(model)),
+        "code": code_version(),
+        "libraries": library_versions(),
+        "resumed": [],
+        "counts": None,
+    }
 
 
 def _read_info(path: str) -> dict[str, Any] | None:
@@ -326,15 +399,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + key, value
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """Return a path that means the same in other working directories; URLs as they are."""
     return path if storage.is_url(path) else str(Path(path).expanduser().absolute())
 
 
 def _holds_files(path: str) -> bool:
-    try:
-        return bool(storage.list_files(path))
-    except storage.NotFoundError:
-        return False
+    return any(not file.name.startswith("claims/") for file in storage.list_files(path))  # of a job that died early
 
 
 def _text(time: datetime) -> str:

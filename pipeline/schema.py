@@ -35,6 +35,7 @@ LEDGER = pa.struct(
         ("records", pa.int64()),  # records that the shard must leave behind
         ("id_sum", pa.int64()),  # sum of their record ids, modulo 2**64
         ("matched", pa.list_(pa.int64())),  # pipeline.ids.key_hash of prompt-file keys that found their image here
+        ("source", pa.string()),  # fingerprint of the shard and its prompts, as far as listings tell
     ]
 )
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
-from pipeline.commits import write_part
+from pipeline.claims import Claim
+from pipeline.parts import write_part
 from pipeline.storage import RETRIES
 
 if TYPE_CHECKING:
@@ -19,30 +20,30 @@ if TYPE_CHECKING:
 class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
     """Writes record and ledger rows into a run directory, exactly once.
 
-    Ray repeats a task that failed or whose worker died with the same write id and task index: it writes the same two
-    objects again. A job that is started again gets a new write id, so it never touches what an earlier one committed.
-    Nothing is done when the write completes or fails: what is committed stays valid either way.
+    Ray repeats a task that failed or whose worker died with the same task index: it writes the same two objects again.
+    A job that is started again has a claim of its own, so it never touches what an earlier one committed. Nothing is
+    done when the write completes or fails: what is committed stays valid either way.
 
     Args:
-        run: The run directory; any fsspec URL.
+        claim: Of the job that writes.
         file_bytes: Size of rows gathered into one data file, at least, except in the last one (unit: byte).
         retries: How often a transient fault of the store is retried.
+        phase: Tells several sinks of one job apart.
     """
 
-    def __init__(self, run: str, file_bytes: int, retries: int = RETRIES) -> None:
-        self._run = run
+    def __init__(self, claim: Claim, file_bytes: int, retries: int = RETRIES, phase: int = 0) -> None:
+        self._claim = claim
         self._retries = retries
         self._file_bytes = file_bytes
+        self._phase = phase
 
     def write(self, blocks: Iterable[Block], ctx: TaskContext) -> None:
-        """Write the blocks of one task; see :func:`pipeline.commits.write_part` for the rows and the errors."""
+        """Write the blocks of one task; see :func:`pipeline.parts.write_part` for the rows and the errors."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]  # empty blocks may lack their columns
         if tables:
-            # 48 bits of the write id: it has to differ only from those of the run's other jobs.
-            stem = f"part-{ctx.kwargs['write_uuid'][:12]}-{ctx.task_idx:06d}"
             table = pa.concat_tables(tables, promote_options="default")
-            write_part(self._run, stem, table, retries=self._retries)
+            write_part(self._claim, f"{self._phase}-{ctx.task_idx:06d}", table, retries=self._retries)
 
     @property
     def min_bytes_per_write(self) -> int:

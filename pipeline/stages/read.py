@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import id_sum, image_id, record_id
 from pipeline.masks import MaskLoader
-from pipeline.prompt_files import PromptIndex
+from pipeline.prompt_files import Prompts, prompt_choice
+from pipeline.prompt_formats import LABELS
 from pipeline.prompts import RawPrompt, audit_prompt, fail_prompt, parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
@@ -30,6 +33,7 @@ PLAN = pa.schema(
     [
         ("shard", pa.string()),  # name
         ("spec", pa.large_string()),  # JSON, for the source
+        ("source", pa.string()),  # fingerprint, for the ledger
         ("done", pa.large_binary()),  # record ids that are committed already, as little-endian int64
     ]
 )
@@ -42,14 +46,20 @@ UNMATCHED_ROWS = 10_000
 """Prompts without image in one table."""
 
 
-def plan_table(shards: Sequence[Shard], done: Mapping[str, bytes]) -> pa.Table:
+def plan_table(
+    shards: Sequence[Shard], done: Mapping[str, bytes], sources: Mapping[str, str] = MappingProxyType({})
+) -> pa.Table:
     """Return shards as the stage takes them (:data:`PLAN`).
 
     Args:
         shards: To be read.
         done: By name of the shard, record ids that are committed already, as little-endian int64.
+        sources: By name of the shard, a fingerprint of what it is now.
     """
-    rows = [{"shard": s.name, "spec": json.dumps(s.spec), "done": done.get(s.name, b"")} for s in shards]
+    rows = [
+        {"shard": s.name, "spec": json.dumps(s.spec), "source": sources.get(s.name, ""), "done": done.get(s.name, b"")}
+        for s in shards
+    ]
     return pa.Table.from_pylist(rows, PLAN)
 
 
@@ -60,22 +70,30 @@ class ReadShards:
     last table of a shard ends with the shard's ledger. Prompts that are committed already are left out, and images
     with none left, too; the ledger counts them all the same.
 
-    What the store fails to hand out for the time being becomes no record: such images are left out, and their shard
-    ends without a ledger, so that the run is incomplete until a later job has read all of it.
+    An image that the store fails to hand out for the time being becomes ``image_unavailable`` where its prompts are
+    known. Where not even these are, or the rest of a shard can't be read, nothing is guessed: the shard ends without a
+    ledger, so that the run is incomplete until a later job has read all of it.
 
     Args:
         config: Of the run.
         index: The prompts, where they stand in a file of their own.
         warn: Told about each image (or rest of a shard) that is left out: shard, place and cause.
+        seen: Ids of records that are none of this run's business, ascending: they are left out, and not counted.
     """
 
     def __init__(
-        self, config: LabelConfig, index: PromptIndex | None = None, warn: Callable[[str], None] | None = None
+        self,
+        config: LabelConfig,
+        index: Prompts | None = None,
+        warn: Callable[[str], None] | None = None,
+        seen: NDArray[np.int64] | None = None,
     ) -> None:
         self._config = config
         self._index = index
         self._warn = warn
+        self._seen = np.empty(0, np.int64) if seen is None else seen
         self._source = make_source(config)
+        self._choice = prompt_choice(config) if index is None else None
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Read shards from front to back.
@@ -89,9 +107,9 @@ class ReadShards:
         """
         for row in batch.to_pylist():
             done = frozenset(np.frombuffer(row["done"] or b"", "<i8").tolist())
-            yield from self._read(Shard(row["shard"], json.loads(row["spec"])), done)
+            yield from self._read(Shard(row["shard"], json.loads(row["spec"])), done, row["source"])
 
-    def _read(self, shard: Shard, done: AbstractSet[int]) -> Iterator[pa.Table]:
+    def _read(self, shard: Shard, done: AbstractSet[int], source: str) -> Iterator[pa.Table]:
         ledger = _Ledger()
         rows: list[dict[str, Any]] = []
         size = 0
@@ -111,22 +129,27 @@ class ReadShards:
                 rows, size = [], 0
             rows.append(row)
             size += len(row["image"] or b"") + sum(len(prompt["mask"] or b"") for prompt in row["prompts"])
-        end = [ledger.row(shard.name)] if whole else []
+        end = [ledger.row(shard.name, source)] if whole else []
         yield pa.Table.from_pylist([*rows, *end], IMAGE_ROWS)
 
     def _row(self, shard: Shard, sample: Sample, done: AbstractSet[int], ledger: _Ledger) -> dict[str, Any] | None:
         """Return an image as an engine row; None where all of it is done. Raises TransientError."""
-        if isinstance(sample.error, TransientError):
-            raise sample.error
+        fault = sample.error
+        if isinstance(fault, TransientError):
+            if not (sample.key and sample.prompts_known):
+                raise fault
+            fault = BadInputError(ErrorCode.IMAGE_UNAVAILABLE, str(fault))
         raws = self._raw_prompts(sample, ledger)
-        identified = list(_identified(sample.image_id, raws))
-        missing = sample.error is not None and sample.error.code is ErrorCode.IMAGE_MISSING
+        identified = self._unseen(list(_identified(sample.image_id, raws)))
+        if not identified:
+            return None
+        missing = fault is not None and fault.code is ErrorCode.IMAGE_MISSING
         ledger.add([identifier for identifier, _ in identified], is_image=bool(sample.key) and not missing)
         left = [(identifier, raw) for identifier, raw in identified if identifier not in done]
         if not left:
             return None
         load_mask = self._load_mask if sample.prompts is None else sample.load_mask
-        info, error = self._probe(sample.data, sample.error)
+        info, error = self._probe(sample.data, fault)
         if error is None and not raws:
             error = self._no_prompt(sample)
         return {
@@ -141,9 +164,18 @@ class ReadShards:
             "prompts": [_audited(identifier, raw, load_mask, info, error) for identifier, raw in left],
         }
 
+    def _unseen(self, identified: list[tuple[int, RawPrompt | None]]) -> list[tuple[int, RawPrompt | None]]:
+        """Leave out the prompts whose records earlier runs hold."""
+        if not len(self._seen):
+            return identified
+        ids = np.asarray([identifier for identifier, _ in identified], np.int64)
+        places = np.minimum(np.searchsorted(self._seen, ids), len(self._seen) - 1)
+        known = self._seen[places] == ids
+        return [each for each, is_known in zip(identified, known, strict=True) if not is_known]
+
     def _raw_prompts(self, sample: Sample, ledger: _Ledger) -> Sequence[RawPrompt]:
         if sample.prompts is not None or self._index is None:
-            return sample.prompts or ()
+            return self._choice(sample.prompts or ()) if self._choice else sample.prompts or ()
         found = self._index.lookup(sample.key, sample.path)
         if found is None:
             return ()
@@ -170,11 +202,13 @@ class ReadShards:
             "manifest": 'a column "prompts" of its row',
         }
         place = places[self._config.input.kind] if self._index is None else "prompts.path, under the image's key"
+        if self._index is None and (labels := LABELS.get(self._config.prompts.kind)):
+            place = f"a file of the image's name that ends in {labels.suffix} instead of the extension"
         return BadInputError(ErrorCode.PROMPT_MISSING, f"the image has no prompt; expected in {place}")
 
 
 def unmatched_rows(
-    index: PromptIndex, matched: AbstractSet[int], done: AbstractSet[int] = frozenset()
+    index: Prompts, matched: AbstractSet[int], done: AbstractSet[int] = frozenset()
 ) -> Iterator[pa.Table]:
     """Yield engine rows for the prompts of a prompt file that belong to no image, and their ledger.
 
@@ -210,7 +244,7 @@ class _Missing(NamedTuple):
     id: int
 
 
-def _unmatched_prompts(index: PromptIndex, matched: AbstractSet[int]) -> Iterator[tuple[_Missing, dict[str, Any]]]:
+def _unmatched_prompts(index: Prompts, matched: AbstractSet[int]) -> Iterator[tuple[_Missing, dict[str, Any]]]:
     """Yield prompt structs, with what stands for their image."""
     for key, raws in index.unmatched(matched):
         image = _Missing(key, image_id(UNMATCHED_PROMPTS, key))
@@ -237,12 +271,13 @@ class _Ledger:
         self.records += len(ids)
         self.id_sum = id_sum([self.id_sum, *ids])
 
-    def row(self, shard: str) -> dict[str, Any]:
+    def row(self, shard: str, source: str = "") -> dict[str, Any]:
         ledger = {
             "images": self.images,
             "records": self.records,
             "id_sum": self.id_sum,
             "matched": sorted(self.matched),
+            "source": source,
         }
         return {"shard": shard, "ledger": ledger}
 

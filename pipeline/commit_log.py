@@ -1,0 +1,277 @@
+"""The commit log of a run: which commits count, read with few requests, and compacted while the run goes on.
+
+``commits/`` holds
+
+``part-EPOCH-NONCE-….json``
+    one commit (:mod:`pipeline.commits`), as a write task leaves it; counts in its own epoch;
+``log-EPOCH-NONCE-….parquet``
+    many of them, gathered by the job while it works, which then deletes the single ones; counts in its own epoch;
+``sealed-EPOCH-NONCE.parquet``
+    what the job before had not gathered, when this epoch was claimed.
+
+The claim in charge (:mod:`pipeline.claims`) names the logs of earlier epochs that count. So a run of 10^6 commits is
+read with some thousand requests, and a commit that arrives after its epoch has ended is never seen.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import claims, storage
+from pipeline.claims import Claim
+from pipeline.commits import Commit, Ledger, ShardPart
+from pipeline.errors import ConfigurationError, PipelineError, TransientError
+from pipeline.schema import LEDGER
+from pipeline.storage_faults import NotFoundError
+from sdmatte.urls import redact
+
+COMPACT_AT = 500
+"""Single commits after which a job gathers them in a log."""
+
+COMPACT_SECONDS = 60.0
+"""Between two looks at how many there are."""
+
+LOG_COMMITS = 10_000
+"""Commits in one log of :func:`merge`."""
+
+LOG_SCHEMA = pa.schema(
+    [
+        ("stem", pa.string()),
+        ("data", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("shard", pa.string()),
+        ("record_ids", pa.list_(pa.int64())),
+        ("ok", pa.int64()),
+        ("errors", pa.string()),  # JSON: error code to count
+        ("ledger", LEDGER),
+    ]
+)
+"""Of logs: one row per commit and shard."""
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_READERS = 32  # objects read or deleted at a time: each request to a store is mostly waiting
+_ATTEMPTS = 5  # at a consistent view, while another job compacts
+_NAME = re.compile(r"(part|log)-(\d{6})-([0-9a-f]{6})-.+\.(json|parquet)")
+
+
+def read_commits(run: str) -> list[Commit]:
+    """Read all commits of a run that count, ordered by name.
+
+    Raises:
+        ConfigurationError: One of them is damaged, or the store refuses to hand it out.
+        TransientError: The store failed repeatedly.
+    """
+    return _patiently(run, lambda: _read(run, claims.latest(run)))
+
+
+def _patiently(run: str, read: Callable[[], _T]) -> _T:
+    """Read; again, if what was listed has been gathered and deleted meanwhile."""
+    for _ in range(_ATTEMPTS):
+        with suppress(NotFoundError):
+            return read()
+    raise TransientError(f"the commits of {redact(run)} change faster than they can be read; try again")
+
+
+def _read(run: str, claim: Claim | None) -> list[Commit]:
+    if claim is None:
+        return []
+    logs, loose = _counting(run, claim)
+    with ThreadPoolExecutor(_READERS) as pool:
+        gathered = pool.map(lambda name: _read_log(run, name), logs)
+        single = pool.map(_read_commit, loose)
+        # A commit is in a log and on its own while a job gathers it, or after it died doing so.
+        found = {commit.stem: commit for commits in [*gathered, list(single)] for commit in commits}
+    return [found[stem] for stem in sorted(found)]
+
+
+def _counting(run: str, claim: Claim) -> tuple[list[str], list[storage.FileInfo]]:
+    """Return the names of the logs that count, and the single commits of the claim's own epoch."""
+    logs = list(claim.logs)
+    loose: list[storage.FileInfo] = []
+    for file in list_part_files(run, "commits"):
+        match = _NAME.fullmatch(file.name)
+        if match and int(match[2]) == claim.epoch:
+            if match[1] == "log":
+                logs.append(file.name)
+            else:
+                loose.append(file)
+    return logs, loose
+
+
+def seal(run: str, claim: Claim | None, name: str) -> tuple[str, ...]:
+    """Gather what the last job left, for the next one's claim.
+
+    Args:
+        run: The run directory.
+        claim: Of the last job.
+        name: Of the log to write.
+
+    Returns:
+        Names of all logs that count from now on.
+    """
+    if claim is None:
+        return ()
+
+    def read() -> tuple[list[str], list[Commit]]:
+        logs, loose = _counting(run, claim)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return logs, list(pool.map(_read_commit, loose))
+
+    logs, commits = _patiently(run, read)
+    if commits:
+        _write_log(run, name, commits)
+        logs.append(name)
+    return tuple(logs)
+
+
+def compact(claim: Claim, number: int, *, at: int = COMPACT_AT) -> bool:
+    """Gather the single commits of a claim's epoch in a log, if there are many, and delete them.
+
+    Args:
+        claim: Of the job that calls this, which must be in charge.
+        number: Of the log, from 0; unique within the job.
+        at: How many are many.
+
+    Returns:
+        Whether a log was written.
+    """
+    _, loose = _counting(claim.run, claim)
+    if len(loose) < at:
+        return False
+    with ThreadPoolExecutor(_READERS) as pool:
+        commits = list(pool.map(_read_commit, loose))
+        _write_log(claim.run, f"log-{claim.prefix}-{number:06d}.parquet", commits)
+        list(pool.map(lambda file: storage.delete(file.uri), loose))
+    return True
+
+
+@contextmanager
+def compacting(claim: Claim) -> Iterator[None]:
+    """Gather commits from time to time, in a thread, while a job works."""
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not stop.wait(COMPACT_SECONDS):
+            try:
+                claim.check(retries=0)  # a job that was superseded deletes nothing
+                number += compact(claim, number)
+            except PipelineError as error:
+                _log.warning("the commits could not be gathered this time: %s", error)
+
+    thread = threading.Thread(target=work, name="compacting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def merge(run: str, claim: Claim | None, name: str) -> tuple[str, ...]:
+    """Gather all that counts in few logs, for the next claim; as :func:`seal`, which leaves earlier logs as they are.
+
+    Their ids together take 8 bytes each in memory.
+    """
+    if claim is None:
+        return ()
+    commits = _patiently(run, lambda: _read(run, claim))
+    names = []
+    for start in range(0, len(commits), LOG_COMMITS):
+        names.append(name.replace(".parquet", f"-{start // LOG_COMMITS:06d}.parquet"))
+        _write_log(run, names[-1], commits[start : start + LOG_COMMITS])
+    return tuple(names)
+
+
+def outdated(claim: Claim) -> list[storage.FileInfo]:
+    """Return commits and logs that don't count any more: gathered ones, and what earlier jobs wrote too late.
+
+    Args:
+        claim: The one in charge.
+    """
+    kept = set(claim.logs)
+    return [
+        file
+        for file in list_part_files(claim.run, "commits")
+        if file.name not in kept and (epoch := epoch_of(file.name)) is not None and epoch < claim.epoch
+    ]
+
+
+def remove_outdated(claim: Claim) -> None:
+    """Delete what :func:`outdated` finds."""
+    delete_all(file.uri for file in outdated(claim))
+
+
+def delete_all(uris: Iterable[str]) -> None:
+    """Delete files, several at a time."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(storage.delete, uris))
+
+
+def epoch_of(name: str) -> int | None:
+    """Return the epoch in the name of a data file, commit or log; None for other files."""
+    match = re.match(r"\.?(?:part|log|sealed)-(\d{6})-", name)
+    return int(match[1]) if match else None
+
+
+def list_part_files(run: str, folder: str) -> list[storage.FileInfo]:
+    """List what lies in a run's folder `records` or `commits`, ordered by name; nothing before the first write."""
+    try:
+        return storage.list_files(storage.join(run, folder))
+    except NotFoundError:
+        return []
+
+
+def _read_commit(file: storage.FileInfo) -> Commit:
+    return Commit.from_json(file.name.removesuffix(".json"), storage.read_bytes(file.uri))
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+def _write_log(run: str, name: str, commits: Sequence[Commit]) -> None:
+    rows = [
+        {"stem": commit.stem, "data": commit.data, "rows": commit.rows, "bytes": commit.size, "shard": shard}
+        | {"record_ids": part.record_ids, "ok": part.ok, "errors": json.dumps(part.errors)}
+        | {"ledger": part.ledger and part.ledger.to_dict()}
+        for commit in commits
+        for shard, part in commit.shards.items()
+    ]
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, LOG_SCHEMA), file, compression="zstd")
+    storage.write_bytes_atomic(storage.join(run, "commits", name), file.getvalue())
+
+
+def _read_log(run: str, name: str) -> list[Commit]:
+    uri = storage.join(run, "commits", name)
+    content = storage.read_bytes(uri)
+    try:
+        table = pq.read_table(io.BytesIO(content), schema=LOG_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError):
+        raise ConfigurationError(f"{redact(uri)} is damaged; restore it, or choose another output.path") from None
+    ids = table["record_ids"].combine_chunks()
+    values, edges = ids.values.to_numpy(), ids.offsets.to_numpy()
+    commits: dict[str, Commit] = {}
+    for number, row in enumerate(table.drop_columns(["record_ids"]).to_pylist()):
+        commit = commits.setdefault(row["stem"], Commit(row["stem"], row["data"], row["rows"], row["bytes"], {}))
+        commit.shards[row["shard"]] = ShardPart(
+            record_ids=values[edges[number] : edges[number + 1]].astype(np.int64),
+            ok=row["ok"],
+            errors=json.loads(row["errors"]),
+            ledger=Ledger.from_dict(row["ledger"]) if row["ledger"] else None,
+        )
+    return list(commits.values())

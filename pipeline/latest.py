@@ -1,0 +1,153 @@
+"""Several runs over one output, seen as one: of records with the same id the one of the latest complete run counts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.errors import ConfigurationError, ErrorCode
+from pipeline.reconcile import UNMATCHED_PROMPTS
+from pipeline.runs import RunDirectory, absolute
+from pipeline.schema import RECORDS
+from pipeline.where import parse
+
+NOTHING = np.empty(0, np.int64)
+
+FOLLOWUPS = "followups"
+"""In a run directory: the runs that followed it, ``0001``, ``0002``, ..."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The runs of an output, the first one first.
+
+    Attributes:
+        path: Of the output: the first run's directory.
+        runs: All of them, by their path relative to it; the first one's is ``""``.
+    """
+
+    path: str
+    runs: dict[str, RunDirectory]
+
+    @classmethod
+    def open(cls, path: str) -> Chain:
+        """Find the runs of an output.
+
+        Args:
+            path: The first run's directory; nothing need be there yet.
+
+        Raises:
+            ConfigurationError: One of them was written by another version of this program.
+            TransientError: The store failed repeatedly.
+        """
+        path = absolute(path)
+        runs: dict[str, RunDirectory] = {}
+        if storage.exists(storage.join(path, "run.json")):
+            runs[""] = RunDirectory.open(path)
+        while storage.exists(storage.join(path, followup(len(runs)), "run.json")) and runs:
+            runs[followup(len(runs))] = RunDirectory.open(storage.join(path, followup(len(runs))))
+        return cls(path, runs)
+
+    def complete(self) -> dict[str, RunDirectory]:
+        """Return the complete runs."""
+        return {name: run for name, run in self.runs.items() if run.succeeded}
+
+    def records(self, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
+        """Return the records that count, of all complete runs.
+
+        Args:
+            columns: Of :data:`pipeline.schema.RECORDS`. Leave `alpha` out where it isn't needed: it is most of the
+                bytes.
+            where: Rows to keep; applied after the choice of the latest.
+
+        Raises:
+            ConfigurationError: No run is complete.
+            TransientError: The store failed repeatedly while commits were read.
+            OSError: A data file can't be read.
+        """
+        complete = list(self.complete().values())
+        if not complete:
+            raise ConfigurationError(f"{self.path} holds no complete run")
+        tables = []
+        later = _Later()
+        for run in reversed(complete):
+            dataset = run.dataset()
+            about = dataset.to_table(columns=["record_id", "image_id", "shard", "error_code"])
+            counts = later.leaves(about)
+            later.add(run, about)
+            chosen = None if counts.all() else pc.field("record_id").isin(about["record_id"].filter(pa.array(counts)))
+            wanted = where if chosen is None else chosen if where is None else chosen & where
+            tables.append(dataset.to_table(columns=list(columns), filter=wanted))
+        return pa.concat_tables(reversed(tables))
+
+
+def write(chain: Chain, path: str, where: str | None = None) -> int:
+    """Write the records that count into one Parquet file: all columns but the alphas.
+
+    Args:
+        chain: The runs.
+        path: The file.
+        where: Condition on records (:mod:`pipeline.where`).
+
+    Returns:
+        How many.
+
+    Raises:
+        ConfigurationError: No run is complete, or the condition can't be used.
+        TransientError: The store failed repeatedly.
+    """
+    columns = [name for name in RECORDS.names if name != "alpha"]
+    table = chain.records(columns, None if where is None else parse(where))
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
+    storage.write_bytes_atomic(path, file.getvalue())
+    return len(table)
+
+
+class _Later:
+    """What runs hold that came later than the one that is looked at."""
+
+    def __init__(self) -> None:
+        self._records = NOTHING
+        self._images = NOTHING
+        self._shards: set[str] = set()
+        self._knows_unmatched = False
+
+    def add(self, run: RunDirectory, about: pa.Table) -> None:
+        self._records = np.union1d(self._records, about["record_id"].to_numpy())
+        self._images = np.union1d(self._images, about["image_id"].to_numpy())
+        self._shards |= set(run.plan())
+        self._knows_unmatched |= run.scope.kind != "again"
+
+    def leaves(self, about: pa.Table) -> NDArray[np.bool_]:
+        """Tell which records of an earlier run still count."""
+        gone = np.isin(about["record_id"].to_numpy(), self._records)
+        # What stood for something unknown is gone once that is known: the prompts of an image, the rest of a shard,
+        # and the prompts without image, of which a run over the input says anew which they are.
+        gone |= _is(about, ErrorCode.PROMPT_MISSING) & np.isin(about["image_id"].to_numpy(), self._images)
+        shard_again = pc.is_in(about["shard"], pa.array(list(self._shards), pa.string()))
+        gone |= _is(about, ErrorCode.SHARD_UNREADABLE) & _flags(shard_again)
+        if self._knows_unmatched:
+            gone |= _flags(pc.equal(about["shard"], UNMATCHED_PROMPTS))
+        return ~gone
+
+
+def _is(about: pa.Table, code: ErrorCode) -> NDArray[np.bool_]:
+    return _flags(pc.equal(about["error_code"], str(code)))
+
+
+def _flags(values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(values, False).to_numpy(), np.bool_)
+
+
+def followup(number: int) -> str:
+    """Return the path of a follow-up, relative to the first run's directory; 0 is the first run itself."""
+    return f"{FOLLOWUPS}/{number:04d}" if number else ""

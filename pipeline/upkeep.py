@@ -1,0 +1,79 @@
+"""Tidying of run directories: commits gathered in few files, and leftovers of killed jobs removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline import claims, commit_log, storage
+from pipeline.claims import Claim
+from pipeline.latest import Chain
+from pipeline.runs import RunDirectory
+from sdmatte.urls import redact
+
+
+def compact(chain: Chain) -> list[str]:
+    """Gather the commits of each run in few files, so that it is read with few requests.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        ClaimedError: A job is writing to one of the runs.
+        TransientError: The store failed repeatedly.
+    """
+    lines = []
+    for run in chain.runs.values():
+        before = len(commit_log.list_part_files(run.path, "commits"))
+        with _in_charge(run, merging=True) as claim:
+            commit_log.remove_outdated(claim)
+        after = len(commit_log.list_part_files(run.path, "commits"))
+        lines.append(f"{redact(run.path)}: {before} files with commits before, {after} now")
+    return lines
+
+
+def collect_garbage(chain: Chain, *, delete: bool) -> list[storage.FileInfo]:
+    """Find what killed jobs left behind and no reader sees: orphaned data files, outdated commits, probes.
+
+    Args:
+        chain: The runs.
+        delete: Delete it, too. Else nothing is written, and of a run that is under way, files that are about to be
+            committed are found as well.
+
+    Returns:
+        The files.
+
+    Raises:
+        ClaimedError: A job is writing to one of the runs (only with `delete`).
+        TransientError: The store failed repeatedly.
+    """
+    found = []
+    for run in chain.runs.values():
+        if not delete:
+            found += _garbage(run, claims.latest(run.path))
+            continue
+        with _in_charge(run, merging=False) as claim:
+            garbage = _garbage(run, claim)
+            commit_log.delete_all(file.uri for file in garbage)
+            found += garbage
+    return found
+
+
+def _garbage(run: RunDirectory, claim: Claim | None) -> list[storage.FileInfo]:
+    outdated = commit_log.outdated(claim) if claim else []
+    probes = [file for file in storage.list_files(storage.join(run.path, "claims")) if file.name.startswith("probe-")]
+    return [*run.orphans(), *outdated, *probes]
+
+
+@contextmanager
+def _in_charge(run: RunDirectory, *, merging: bool) -> Iterator[Claim]:
+    gather = commit_log.merge if merging else commit_log.seal
+    claim, heartbeat = claims.acquire(
+        run.path,
+        lambda before, name: gather(run.path, before, name),
+        exclusively=run.info["config"]["output"]["exclusive"],
+    )
+    try:
+        yield claim
+    finally:
+        heartbeat.close()
