@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id, key_hash, show
+from pipeline.prompt_formats.label_files import LabelFiles
 from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
 from pipeline.sources.base import (
     Sample,
@@ -40,7 +41,8 @@ class FolderSource:
 
     def __init__(self, config: LabelConfig) -> None:
         self._config = config
-        self._inline = config.prompts.kind == "inline"
+        self._labels = LabelFiles.beside(config)
+        self._inline = config.prompts.kind == "inline" or self._labels is not None
 
     def shards(self) -> list[Shard]:
         """See :class:`pipeline.sources.base.Source`."""
@@ -56,7 +58,7 @@ class FolderSource:
         files = storage.list_files(path, retries=self._config.workers.retries)
         root = files[0].uri.removesuffix(files[0].name).rstrip("/") if files else path
         visible = [file for file in files if not _is_hidden(file.name)]
-        items = _items(visible, inline=self._inline)
+        items = _items(visible, inline=self._inline, labels=self._labels)
         if not any(item["is_image"] for item in items):
             raise no_inputs(path, f"no images ({', '.join(sorted(IMAGE_EXTENSIONS))})", self._config)
         check_first(visible, self._config)
@@ -111,7 +113,7 @@ class FolderSource:
             data = storage.read_bytes(uri, retries=self._config.workers.retries)
         except (NotFoundError, RefusedError) as error:
             return [unreadable_prompts(where, str(error))]
-        return parse_prompts(uri, data, where)
+        return self._labels.parse(data, where) if self._labels else parse_prompts(uri, data, where)
 
     def _mask(self, root: str, folder: str, name: str) -> bytes:
         return fetch_mask(inside(root, folder, name), self._config)
@@ -125,20 +127,24 @@ def _is_mask(name: str) -> bool:
     return _MASK.search(name) is not None or _MASK_FOLDER in name.lower().split("/")[:-1]
 
 
-def _items(files: list[FileInfo], *, inline: bool) -> list[dict[str, Any]]:
+def _items(files: list[FileInfo], *, inline: bool, labels: LabelFiles | None) -> list[dict[str, Any]]:
     """Return images, and prompts files without one, sorted by path; as they stand in a shard's `items`."""
     beside: dict[str, list[str]] = {}
     images: list[FileInfo] = []
     for file in files:
         folder, slash, base = file.name.rpartition("/")
         ending = next((ending for ending in PROMPT_EXTENSIONS if base.lower().endswith(f".{ending}")), None)
-        if ending and inline:
+        if labels and labels.holds_prompts(file.name):
+            beside.setdefault(_stem(file.name), []).append(file.name)
+        elif ending and inline and not labels:
             beside.setdefault(f"{folder}{slash}{base[: -len(ending) - 1]}", []).append(file.name)
         elif image_kind(base) and not _is_mask(file.name):
             images.append(file)
     readable = {_stem(image.name) for image in images if image_kind(image.name) == "image"}
     # A camera's raw file beside its JPEG is the same picture.
     images = [image for image in images if image_kind(image.name) == "image" or _stem(image.name) not in readable]
+    if labels:
+        _join_label_folders(beside, {_stem(image.name) for image in images})
     owners: dict[str, str] = {}
     items = []
     for image in images:
@@ -148,6 +154,15 @@ def _items(files: list[FileInfo], *, inline: bool) -> list[dict[str, Any]]:
         items.append(_item(image.name, image, mine, None if owner == image.name else owner))
     items += [_item(stem, None, names, None) for stem, names in beside.items() if stem not in owners]
     return sorted(items, key=lambda item: str(item["path"]))
+
+
+def _join_label_folders(beside: dict[str, list[str]], images: set[str]) -> None:
+    """Give ``images/x.jpg`` the file ``labels/x.txt``, as data sets for YOLO are laid out, unless one is beside it."""
+    for stem in [stem for stem in beside if stem not in images]:
+        head, labels, tail = f"/{stem}".rpartition("/labels/")
+        image = f"{head}/images/{tail}".removeprefix("/")
+        if labels and image in images and image not in beside:
+            beside[image] = beside.pop(stem)
 
 
 def _stem(name: str) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id
+from pipeline.prompt_formats.label_files import LabelFiles
 from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
 from pipeline.sources.base import (
     Sample,
@@ -26,7 +27,7 @@ from pipeline.sources.base import (
     too_large,
     unreadable,
 )
-from pipeline.sources.names import Kind, foreign, member_name
+from pipeline.sources.names import Kind, MemberName, foreign, member_name
 from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, tar_members
 from pipeline.storage import RefusedError, open_stream, public_uri
 
@@ -84,7 +85,8 @@ class WebDatasetSource:
 
     def __init__(self, config: LabelConfig) -> None:
         self._config = config
-        self._inline = config.prompts.kind == "inline"
+        self._labels = LabelFiles.beside(config)
+        self._inline = config.prompts.kind == "inline" or self._labels is not None
 
     def shards(self) -> list[Shard]:
         """See :class:`pipeline.sources.base.Source`. Shards are named by their path below the configured one."""
@@ -98,7 +100,7 @@ class WebDatasetSource:
         passed: Counter[str] = Counter()
         try:
             with open_stream(uri, retries=self._config.workers.retries) as stream:
-                for family in _families(stream, max_bytes(self._config.input.max_pixels), passed):
+                for family in _families(stream, max_bytes(self._config.input.max_pixels), passed, self._labels):
                     yield from self._family(shard, family, seen)
         except _BROKEN as error:
             yield unreadable(shard, clean_text(public_uri(uri)), error, seen.total())
@@ -161,6 +163,8 @@ class WebDatasetSource:
             where = f"{uri}#{member.name}"
             if member.data is None:
                 found.append(unreadable_prompts(where, f"has {member.size} bytes, too many to be read"))
+            elif self._labels:
+                found += self._labels.parse(member.data, where)
             else:
                 found += parse_prompts(member.name, member.data, where)
         return found
@@ -169,7 +173,9 @@ class WebDatasetSource:
 # --- grouping --------------------------------------------------------------------------------------------------------
 
 
-def _families(stream: BufferedReader, limit: int, passed: Counter[str]) -> Iterator[list[_Group]]:
+def _families(
+    stream: BufferedReader, limit: int, passed: Counter[str], labels: LabelFiles | None = None
+) -> Iterator[list[_Group]]:
     """Yield the groups of members whose names are equal up to the first dot; not those in which a tar breaks off.
 
     Only together do they tell whether ``cat.dog.png`` is a mask, which a prompt of ``cat`` names, or an image.
@@ -178,12 +184,13 @@ def _families(stream: BufferedReader, limit: int, passed: Counter[str]) -> Itera
         stream: Of the tar file.
         limit: Bytes of a member that is read, and half of what is kept of the members of a group.
         passed: Counts members that are of no use, by extension.
+        labels: Tells which members hold prompts, where they have a format of their own.
     """
     current = ""
     groups: dict[str, _Group] = {}
     members: list[_Member] = []
     for file in tar_members(stream):
-        name = member_name(file.name)
+        name = _member_name(file.name, labels)
         if name is None or (name.kind == "other" and not file.name.lower().endswith(".png")):
             passed[file.name.rpartition("/")[2].rpartition(".")[2][:20]] += 1
         if name is None:
@@ -201,3 +208,12 @@ def _families(stream: BufferedReader, limit: int, passed: Counter[str]) -> Itera
         members.append(group.members[-1])
     if groups:
         yield list(groups.values())
+
+
+def _member_name(path: str, labels: LabelFiles | None) -> MemberName | None:
+    name = member_name(path)
+    if labels is None or name is None:
+        return name
+    if labels.holds_prompts(path):
+        return replace(name, key=path[: -len(labels.format.suffix)], kind="prompts")
+    return replace(name, kind="other") if name.kind == "prompts" else name

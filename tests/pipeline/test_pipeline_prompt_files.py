@@ -113,7 +113,7 @@ def test_keys_whose_hashes_collide_stay_apart():
     entries = [Entry("a", 1, {"box": [1]}), Entry("b", 2, {"box": [2]}), Entry("a", 3, {"box": [3]})]
     index = PromptIndex.build("p line", entries)
     table = index._table.set_column(0, "hash", pa.array(np.full(3, key_hash("a"))))
-    index = Colliding("p line", table.take([0, 1, 2]).combine_chunks(), [])
+    index = Colliding("p line", table.take([0, 1, 2]).combine_chunks(), table[:0])
     assert contents(index.lookup("a")) == [{"box": [1]}, {"box": [3]}]
     assert index.lookup("b") is None
     assert [key for key, _ in index.unmatched(set())] == ["a", "b"]
