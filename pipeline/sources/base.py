@@ -8,8 +8,7 @@ the ones beside this, one line in :mod:`pipeline.sources`, one word in :class:`p
 from __future__ import annotations
 
 import glob
-import logging
-from collections import Counter
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -19,17 +18,11 @@ from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ConfigurationError, ErrorCode, TransientError
 from pipeline.ids import image_id
 from pipeline.masks import MaskLoader
-from pipeline.prompts import RawPrompt, clean_text, parse_lines, parse_list
+from pipeline.prompts import RawPrompt, parse_lines, parse_list
+from pipeline.sources.names import clean_name
 from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
 
 _T = TypeVar("_T")
-
-_log = logging.getLogger(__name__)
-
-_NOT_READ = (
-    *(".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma", ".tar.br", ".tar.z", ".zip", ".7z", ".rar"),
-    *(".jsonl.gz", ".jsonl.zst", ".ndjson.gz"),
-)  # what people may take for shards or manifests
 
 _BYTES_PER_PIXEL = 8  # of the most wasteful file: four channels of 16 bits, not compressed
 _BYTES_BESIDE = 2**20  # of metadata
@@ -113,6 +106,22 @@ def max_bytes(max_pixels: int) -> int:
     return max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE
 
 
+def byte_limit(config: LabelConfig) -> int:
+    """Return how many bytes an image file may have: ``input.max_bytes``, or what its pixels can take at most."""
+    return config.input.max_bytes or max_bytes(config.input.max_pixels)
+
+
+def fingerprint(*versions: str | None) -> str:
+    """Return a shard's fingerprint, 16 hexadecimal digits.
+
+    Args:
+        versions: Of all that it is read from, see :class:`pipeline.storage.FileInfo`; None where unknown.
+    """
+    if None in versions:
+        return ""
+    return hashlib.sha256("\0".join(map(str, versions)).encode(errors="backslashreplace")).hexdigest()[:16]
+
+
 def input_paths(config: LabelConfig) -> list[str]:
     """Return the configured paths as a list.
 
@@ -125,45 +134,18 @@ def input_paths(config: LabelConfig) -> list[str]:
     return paths
 
 
-def list_inputs(config: LabelConfig, suffixes: tuple[str, ...]) -> dict[str, FileInfo]:
-    """List the files of the configured paths.
-
-    Returns:
-        By name: relative to the folder or to the fixed part of the pattern, or, where that is ambiguous between
-        several paths, the whole path or URL.
-
-    Raises:
-        ConfigurationError: A path has no such files, or they can't be read.
-    """
-    files: dict[str, FileInfo] = {}
-    for path in input_paths(config):
-        listed = storage.list_files(path, suffixes + _NOT_READ, retries=config.workers.retries)
-        passed_over = [file.name for file in listed if file.name.lower().endswith(_NOT_READ)]
-        found = [file for file in listed if not file.name.lower().endswith(_NOT_READ)]
-        if not found:
-            raise no_inputs(path, f"no files that end in {', '.join(suffixes)}", config, passed_over)
-        if passed_over:
-            _log.warning("input.path %s: passed over %s", public_uri(path), _some(passed_over))
-        files |= {file.uri: file for file in found if file.uri not in files}
-    counts = Counter(file.name for file in files.values())
-    named = {
-        clean_text(file.name if counts[file.name] == 1 else public_uri(file.uri)): file for file in files.values()
-    }
-    check_first(files.values(), config)
-    return named
-
-
 def no_inputs(path: str, wanted: str, config: LabelConfig, passed_over: Sequence[str] = ()) -> ConfigurationError:
     """Return the error of a configured path that has nothing to read: because it isn't there, or holds other files."""
     if not glob.has_magic(path) and not storage.exists(path, retries=config.workers.retries):
         return ConfigurationError(f"input.path {public_uri(path)} does not exist; correct it")
-    other = f", but {_some(passed_over)}, which can't be read: convert them" if passed_over else ""
+    other = f", but {some(passed_over)}, which can't be read: convert them" if passed_over else ""
     return ConfigurationError(f"input.path {public_uri(path)} has {wanted}{other}; correct it, or input.kind")
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(clean_text(name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more files of such kinds"
+def some(names: Sequence[str]) -> str:
+    """Return a few of many names, as a message may show them."""
+    shown = ", ".join(clean_name(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more such files"
 
 
 def check_first(files: Iterable[FileInfo], config: LabelConfig) -> None:
@@ -181,7 +163,7 @@ def check_first(files: Iterable[FileInfo], config: LabelConfig) -> None:
 
 
 def fetch(uri: str, size: int | None, config: LabelConfig) -> bytes:
-    """Read an image file.
+    """Read an image file; never more of it than :func:`byte_limit` and a few MiB.
 
     Args:
         uri: Where it is.
@@ -193,9 +175,21 @@ def fetch(uri: str, size: int | None, config: LabelConfig) -> bytes:
         TransientError: The store failed repeatedly.
         ConfigurationError: The credentials are missing, wrong or expired.
     """
-    if size is not None and size > max_bytes(config.input.max_pixels):
-        raise too_large(size, config.input.max_pixels)
-    return _fetched(lambda: storage.read_bytes(uri, retries=config.workers.retries))
+    limit = byte_limit(config)
+    if size is not None and size > limit:
+        raise file_too_large(size, config)
+    if size is None or uri.startswith(("http://", "https://")):  # a host may send more than it said
+        data = _fetched(lambda: _beginning(uri, limit + 1, config))
+    else:
+        data = _fetched(lambda: storage.read_bytes(uri, retries=config.workers.retries))
+    if len(data) > limit:
+        raise file_too_large(len(data), config)
+    return data
+
+
+def _beginning(uri: str, size: int, config: LabelConfig) -> bytes:
+    with storage.open_stream(uri, retries=config.workers.retries) as stream:
+        return stream.read(size)
 
 
 def file_info(uri: str, config: LabelConfig) -> FileInfo:
@@ -238,6 +232,17 @@ def too_large(size: int, max_pixels: int) -> BadInputError:
     )
 
 
+def file_too_large(size: int, config: LabelConfig) -> BadInputError:
+    """Return the error of a file with more bytes than :func:`byte_limit`."""
+    if config.input.max_bytes is None:
+        return too_large(size, config.input.max_pixels)
+    return BadInputError(
+        ErrorCode.IMAGE_TOO_LARGE,
+        f"the file has {size} bytes, or more, and input.max_bytes is {config.input.max_bytes}; make it smaller, or "
+        "raise that",
+    )
+
+
 def parse_prompts(name: str, data: bytes, where: str) -> list[RawPrompt]:
     """Read the prompts of a file beside an image.
 
@@ -265,4 +270,5 @@ def unreadable(shard: Shard, uri: str, error: Exception, images: int) -> Sample:
     else:
         message = f"{uri}: {reason}; fetch or build the shard again"
         fault = BadInputError(ErrorCode.SHARD_UNREADABLE, message)
-    return Sample("", image_id(shard.name, ""), uri, "", error=fault)
+    known = isinstance(fault, BadInputError)
+    return Sample("", image_id(shard.name, ""), uri, "", error=fault, prompts_known=known)

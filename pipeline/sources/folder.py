@@ -13,7 +13,7 @@ from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id, key_hash, show
 from pipeline.prompt_formats.label_files import LabelFiles
-from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
+from pipeline.prompts import RawPrompt, unreadable_prompts
 from pipeline.sources.base import (
     Sample,
     Shard,
@@ -24,7 +24,8 @@ from pipeline.sources.base import (
     no_inputs,
     parse_prompts,
 )
-from pipeline.sources.names import IMAGE_EXTENSIONS, PROMPT_EXTENSIONS, foreign, image_kind
+from pipeline.sources.folder_versions import FolderVersions
+from pipeline.sources.names import IMAGE_EXTENSIONS, PROMPT_EXTENSIONS, clean_name, foreign, image_kind
 from pipeline.sources.references import inside
 from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
 
@@ -62,9 +63,10 @@ class FolderSource:
         if not any(item["is_image"] for item in items):
             raise no_inputs(path, f"no images ({', '.join(sorted(IMAGE_EXTENSIONS))})", self._config)
         check_first(visible, self._config)
+        versions = FolderVersions(visible, [file for file in visible if _is_mask(file.name)])
         for boundary, chunk in _chunks(items, self._config.input.images_per_shard):
             spec = {"root": root, "name": name, "items": chunk}
-            yield Shard(posixpath.join(clean_text(name), f"images-{boundary}"), spec)
+            yield Shard(posixpath.join(clean_name(name), f"images-{boundary}"), spec, versions.of(chunk))
 
     def read(self, shard: Shard) -> Iterator[Sample]:
         """See :class:`pipeline.sources.base.Source`."""
@@ -77,22 +79,25 @@ class FolderSource:
         data: bytes | None = None
         error: BadInputError | TransientError | None = None
         prompts: list[RawPrompt] = []
+        known = False
         try:
             prompts = [raw for name in item["prompts"] for raw in self._prompts(storage.join(root, name))]
+            known = True
             data = self._data(uri, item)
         except (BadInputError, TransientError) as fault:
             error = fault
-        key = clean_text(path)
+        key = clean_name(path)
         return Sample(
             key=key,
-            image_id=image_id(clean_text(shard.spec["name"]), key),
-            uri=clean_text(public_uri(uri)),
+            image_id=image_id(clean_name(shard.spec["name"]), key),
+            uri=clean_name(public_uri(uri)),
             path=key,
             etag=item["etag"],
             data=data,
             prompts=prompts if self._inline else None,
             error=error,
             load_mask=partial(self._mask, root, posixpath.dirname(path)),
+            prompts_known=known,
         )
 
     def _data(self, uri: str, item: dict[str, Any]) -> bytes:
@@ -108,7 +113,7 @@ class FolderSource:
         return fetch(uri, item["size"], self._config)
 
     def _prompts(self, uri: str) -> list[RawPrompt]:
-        where = clean_text(public_uri(uri))
+        where = clean_name(public_uri(uri))
         try:
             data = storage.read_bytes(uri, retries=self._config.workers.retries)
         except (NotFoundError, RefusedError) as error:
@@ -185,7 +190,7 @@ def _chunks(items: Iterable[dict[str, Any]], size: int) -> Iterator[tuple[str, l
     name = "first"
     chunk: list[dict[str, Any]] = []
     for item in items:
-        digest = key_hash(clean_text(item["path"]))
+        digest = key_hash(clean_name(item["path"]))
         if digest % size == 0 and chunk:
             yield name, chunk
             chunk = []

@@ -1,4 +1,4 @@
-"""Manifests: JSONL or Parquet files whose rows name images by URI, or (Parquet) hold their bytes.
+"""Manifests: JSON Lines, CSV or Parquet files whose rows name images by URI, or (Parquet) hold their bytes.
 
 A row has ``image``, and may have ``key`` (by default what ``image`` says) and ``prompts``; other columns are left
 alone. Several rows may share a key, such as one row per object: each is an image of its own.
@@ -6,8 +6,12 @@ alone. Several rows may share a key, such as one row per object: each is an imag
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
+import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,42 +26,28 @@ from numpy.typing import NDArray
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ConfigurationError, ErrorCode, TransientError
 from pipeline.ids import image_id, key_hash
-from pipeline.prompts import RawPrompt, clean_text, from_values, load_json, parse_list
+from pipeline.prompts import RawPrompt, from_values, parse_list
 from pipeline.sources.base import (
     Sample,
     Shard,
+    byte_limit,
     fetch,
     fetch_mask,
     file_info,
-    list_inputs,
-    max_bytes,
-    too_large,
+    file_too_large,
+    fingerprint,
+    some,
     unreadable,
 )
+from pipeline.sources.listing import list_inputs
+from pipeline.sources.names import clean_name
 from pipeline.sources.references import resolve
-from pipeline.storage import FileInfo, RefusedError, open_stream, public_uri, read_lines
+from pipeline.sources.rows import COLUMNS, TEXT_FORMATS, Header, Row, open_text, read_header, read_row, text_rows
+from pipeline.storage import FileInfo, NotFoundError, RefusedError, open_stream, public_uri
 
-_JSONL = (".jsonl", ".ndjson")
 _PARQUET = (".parquet", ".pq")
-_COLUMNS = ("image", "key", "prompts")
-_BROKEN = (pa.ArrowException, OSError, EOFError, TransientError, RefusedError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of a manifest.
-
-    Attributes:
-        key: Its own, or what `image` says, or its place.
-        image: URI or bytes.
-        prompts: What stands in its column.
-        fault: Why it names no image, if so.
-    """
-
-    key: str
-    image: str | bytes | None
-    prompts: object = None
-    fault: str | None = None
+_TEXT = tuple(f".{extension}{packed}" for extension in TEXT_FORMATS for packed in ("", ".gz"))
+_BROKEN = (pa.ArrowException, OSError, EOFError, zlib.error, TransientError, RefusedError)
 
 
 class ManifestSource:
@@ -69,48 +59,53 @@ class ManifestSource:
 
     def shards(self) -> list[Shard]:
         """See :class:`pipeline.sources.base.Source`. Shards are named by manifest and first row (from 0)."""
-        files = list_inputs(self._config, _JSONL + _PARQUET)
+        files = list_inputs(self._config, _TEXT + _PARQUET)
         shards = [shard for name, file in files.items() for shard in self._plan(name, file)]
         if not shards:
-            raise ConfigurationError(f"input.path: the manifests {', '.join(files)} have no rows")
+            raise ConfigurationError(f"input.path: the manifests {some(list(files))} have no rows")
         return shards
 
     def _plan(self, name: str, file: FileInfo) -> Iterator[Shard]:
+        base = {"uri": file.uri, "name": name}
         try:
-            parquet = file.name.lower().endswith(_PARQUET)
-            keys, cuts = self._scan_parquet(file) if parquet else self._scan_jsonl(file)
-        except (pa.ArrowException, BadInputError) as error:
+            kind = _format(file.name)
+            keys, cuts = self._scan_parquet(file) if kind == "parquet" else self._scan_text(file, kind)
+        except (NotFoundError, RefusedError) as error:  # one of many
+            yield Shard(f"{name}#unread", base | {"fault": str(error)})
+            return
+        except (pa.ArrowException, BadInputError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ConfigurationError(f"can't use the manifest {public_uri(file.uri)}: {error}") from None
         occurrences = _occurrences(keys)
         for cut in cuts:
-            again = occurrences[cut["start"] : cut["stop"]]
-            repeats = {str(cut["start"] + i): int(again[i]) for i in np.flatnonzero(again)}
-            spec = {"uri": file.uri, "name": name, "parquet": parquet, **cut, "repeats": repeats}
-            yield Shard(f"{name}#{cut['start']:09d}", spec)
+            again = occurrences[cut.start : cut.stop]
+            repeats = {str(cut.start + i): int(again[i]) for i in np.flatnonzero(again)}
+            spec = base | {"format": kind, "start": cut.start, "stop": cut.stop, "repeats": repeats} | cut.place
+            yield Shard(f"{name}#{cut.start:09d}", spec, cut.fingerprint(repeats))
 
-    def _scan_jsonl(self, file: FileInfo) -> tuple[NDArray[np.int64], list[dict[str, int]]]:
+    def _scan_text(self, file: FileInfo, kind: str) -> tuple[NDArray[np.int64], list[_Cut]]:
         """Return the hashes of all keys, and where shards begin and end."""
         keys = array("q")
-        cuts: list[dict[str, int]] = []
+        cuts: list[_Cut] = []
         fault = ""
         good = 0
-        with open_stream(file.uri, retries=self._config.workers.retries) as stream:
-            for number, (offset, line) in enumerate(read_lines(stream), 1):
-                if not line.strip():
-                    continue
+        with open_text(file.uri, self._config.workers.retries) as stream:
+            header, _, line = read_header(stream, kind)
+            for placed in text_rows(stream, kind, header, line):
                 if len(keys) % self._config.input.images_per_shard == 0:
-                    cuts.append({"start": len(keys), "stop": len(keys), "offset": offset, "line": number})
-                row = _jsonl_row(line, number)
+                    place = {"offset": placed.offset, "line": placed.line, "header": header}
+                    cuts.append(_Cut(len(keys), len(keys), hashlib.sha256(), place))
+                row = placed.row
                 good += row.fault is None
-                fault = fault or (f"line {number} {row.fault}" if row.fault else "")
+                fault = fault or (f"line {placed.line} {row.fault}" if row.fault else "")
                 keys.append(key_hash(row.key))
-                cuts[-1]["stop"] += 1
+                cuts[-1].stop += 1
+                cuts[-1].content.update(placed.raw + b"\n")
         if fault and not good:
             raise BadInputError(ErrorCode.IMAGE_MISSING, f"no line names an image; {fault}")
         return np.asarray(keys, np.int64), cuts
 
-    def _scan_parquet(self, file: FileInfo) -> tuple[NDArray[np.int64], list[dict[str, int]]]:
-        """As :meth:`_scan_jsonl`; where rows hold bytes, shards are row groups, which can't be read in part."""
+    def _scan_parquet(self, file: FileInfo) -> tuple[NDArray[np.int64], list[_Cut]]:
+        """As :meth:`_scan_text`; where rows hold bytes, shards are row groups, which can't be read in part."""
         with self._open_parquet(file.uri) as parquet:
             schema = parquet.schema_arrow
             if "image" not in schema.names:
@@ -118,7 +113,7 @@ class ManifestSource:
             columns, embedded = _key_columns(schema)
             keys = array("q")
             for row in _parquet_rows(parquet, range(parquet.num_row_groups), columns) if columns else ():
-                keys.append(key_hash(_row(row, f"row-{len(keys)}").key))
+                keys.append(key_hash(read_row(row, f"row-{len(keys)}").key))
             rows = parquet.metadata.num_rows
             if not columns:
                 keys.extend(range(rows))
@@ -127,7 +122,8 @@ class ManifestSource:
                 edges = np.cumsum([0, *sizes]).tolist()
             else:
                 edges = [*range(0, rows, self._config.input.images_per_shard), rows]
-        cuts = [{"start": start, "stop": stop} for start, stop in pairwise(edges) if start < stop]
+        version = hashlib.sha256(file.version.encode()) if file.version else None
+        cuts = [_Cut(start, stop, version, {}) for start, stop in pairwise(edges) if start < stop]
         return np.asarray(keys, np.int64), cuts
 
     def read(self, shard: Shard) -> Iterator[Sample]:
@@ -135,42 +131,43 @@ class ManifestSource:
         spec = shard.spec
         done = 0
         try:
-            for number, where, row in self._parquet(spec) if spec["parquet"] else self._jsonl(spec):
+            if "fault" in spec:
+                raise NotFoundError(spec["fault"])
+            for number, where, row in self._parquet(spec) if spec["format"] == "parquet" else self._text(spec):
                 yield self._sample(spec, row, where, spec["repeats"].get(str(number), 0))
                 done += 1
         except _BROKEN as error:
-            yield unreadable(shard, clean_text(public_uri(spec["uri"])), error, done)
+            yield unreadable(shard, clean_name(public_uri(spec["uri"])), error, done)
 
-    def _jsonl(self, spec: dict[str, Any]) -> Iterator[tuple[int, str, _Row]]:
-        with open_stream(spec["uri"], retries=self._config.workers.retries) as stream:
+    def _text(self, spec: dict[str, Any]) -> Iterator[tuple[int, str, Row]]:
+        header = Header(*spec["header"]) if spec["header"] else None
+        number = spec["start"]
+        with open_text(spec["uri"], self._config.workers.retries) as stream:
             stream.seek(spec["offset"])
-            number = spec["start"]
-            for line_number, (_, line) in enumerate(read_lines(stream), spec["line"]):
+            for placed in text_rows(stream, spec["format"], header, spec["line"]):
+                yield number, f"{public_uri(spec['uri'])} line {placed.line}", placed.row
+                number += 1
                 if number == spec["stop"]:
                     return
-                if line.strip():
-                    yield number, f"{public_uri(spec['uri'])} line {line_number}", _jsonl_row(line, line_number)
-                    number += 1
-        if number < spec["stop"]:
-            raise EOFError(f"it has only {number} rows left of {spec['stop']}; it was changed since the run began")
+        raise EOFError(f"it has only {number} rows left of {spec['stop']}; it was changed since the run began")
 
-    def _parquet(self, spec: dict[str, Any]) -> Iterator[tuple[int, str, _Row]]:
+    def _parquet(self, spec: dict[str, Any]) -> Iterator[tuple[int, str, Row]]:
         start, stop = spec["start"], spec["stop"]
         with self._open_parquet(spec["uri"]) as parquet:
             groups, first = _overlapping(parquet.metadata, start, stop)
-            columns = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
+            columns = [name for name in COLUMNS if name in parquet.schema_arrow.names]
             for number, row in enumerate(_parquet_rows(parquet, groups, columns), first):
                 if number >= stop:
                     return
                 if number >= start:
-                    yield number, f"{public_uri(spec['uri'])} row {number}", _row(row, f"row-{number}")
+                    yield number, f"{public_uri(spec['uri'])} row {number}", read_row(row, f"row-{number}")
 
     @contextmanager
     def _open_parquet(self, uri: str) -> Iterator[pq.ParquetFile]:
         with open_stream(uri, retries=self._config.workers.retries) as stream:
             yield pq.ParquetFile(stream, pre_buffer=False)  # pre-buffering would hold several row groups
 
-    def _sample(self, spec: dict[str, Any], row: _Row, where: str, occurrence: int) -> Sample:
+    def _sample(self, spec: dict[str, Any], row: Row, where: str, occurrence: int) -> Sample:
         manifest = spec["uri"]
         etag = data = None
         error: BadInputError | TransientError | None = None
@@ -183,8 +180,8 @@ class ManifestSource:
         return Sample(
             key=row.key,
             image_id=image_id(spec["name"], row.key, occurrence),
-            uri=_shown(manifest, row, where),
-            path=clean_text(public_uri(row.image)) if isinstance(row.image, str) else row.key,
+            uri=self._shown(manifest, row, where),
+            path=clean_name(public_uri(row.image)) if isinstance(row.image, str) else row.key,
             etag=etag,
             data=data,
             prompts=_prompts(row.prompts, where) if self._inline else () if occurrence else None,
@@ -192,23 +189,31 @@ class ManifestSource:
             load_mask=partial(self._mask, manifest),
         )
 
-    def _load(self, manifest: str, row: _Row, occurrence: int) -> tuple[bytes, str | None]:
+    def _load(self, manifest: str, row: Row, occurrence: int) -> tuple[bytes, str | None]:
         if row.image is None:
             raise BadInputError(ErrorCode.IMAGE_MISSING, str(row.fault))
         if occurrence and not self._inline:
             raise BadInputError(ErrorCode.DUPLICATE_KEY, f"an earlier row has the key {row.key}, and all its prompts")
         if isinstance(row.image, str):
-            uri = resolve(manifest, row.image)
+            uri = resolve(manifest, row.image, self._config.input.schemes)
             info = file_info(uri, self._config)
             return fetch(uri, info.size, self._config), info.etag
-        limit = self._config.input.max_pixels
-        if len(row.image) > max_bytes(limit):
-            raise too_large(len(row.image), limit)
+        if len(row.image) > byte_limit(self._config):
+            raise file_too_large(len(row.image), self._config)
         return row.image, None
+
+    def _shown(self, manifest: str, row: Row, where: str) -> str:
+        """Return where a row's image is, as it may be shown."""
+        if not isinstance(row.image, str):
+            return clean_name(where)
+        try:
+            return clean_name(public_uri(resolve(manifest, row.image, self._config.input.schemes)))
+        except BadInputError:
+            return clean_name(public_uri(row.image))
 
     def _mask(self, manifest: str, name: str) -> bytes:
         try:
-            return fetch_mask(resolve(manifest, name), self._config)
+            return fetch_mask(resolve(manifest, name, self._config.input.schemes), self._config)
         except BadInputError as error:
             if error.code is ErrorCode.IMAGE_MISSING:
                 raise BadInputError(ErrorCode.PROMPT_MALFORMED, str(error)) from None
@@ -218,43 +223,36 @@ class ManifestSource:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _jsonl_row(line: bytes, number: int) -> _Row:
-    place = f"line-{number}"
-    try:
-        return _row(load_json(line), place)
-    except BadInputError as error:
-        return _Row(place, None, fault=f"is {error}")
+@dataclass(slots=True)
+class _Cut:
+    """Rows that make up a shard.
+
+    Attributes:
+        start: The first one's number.
+        stop: That of the first one behind it.
+        content: Hash of all that the shard is read from; None where unknown.
+        place: Where to begin reading, for the shard's spec.
+    """
+
+    start: int
+    stop: int
+    content: hashlib._Hash | None
+    place: dict[str, Any]
+
+    def fingerprint(self, repeats: dict[str, int]) -> str:
+        """Return the shard's fingerprint; the same rows elsewhere in the file count as the same."""
+        if self.content is None:
+            return ""
+        ranks = sorted((int(number) - self.start, rank) for number, rank in repeats.items())
+        return fingerprint(self.content.hexdigest(), json.dumps([self.stop - self.start, ranks]))
 
 
-def _row(value: object, place: str) -> _Row:
-    """Read a row; `place` is its key where it names none."""
-    if not isinstance(value, Mapping):
-        return _Row(place, None, fault="is no JSON object")
-    image = value.get("image")
-    if isinstance(image, Mapping):  # as Hugging Face datasets writes images
-        path = image.get("path")
-        data = image.get("bytes")
-    else:
-        path, data = (image, None) if isinstance(image, str) else (None, image)
-    key = value.get("key")
-    if isinstance(key, int) and not isinstance(key, bool):
-        key = str(key)
-    name = key if isinstance(key, str) and key else public_uri(path) if isinstance(path, str) and path else place
-    target = data if isinstance(data, bytes) and data else path
-    if not isinstance(target, str | bytes) or not target:
-        fault = 'names no image; give its path or URL as "image"'
-        return _Row(clean_text(name), None, value.get("prompts"), fault)
-    return _Row(clean_text(name), target, value.get("prompts"))
-
-
-def _shown(manifest: str, row: _Row, where: str) -> str:
-    """Return where a row's image is, as it may be shown."""
-    if not isinstance(row.image, str):
-        return clean_text(where)
-    try:
-        return clean_text(public_uri(resolve(manifest, row.image)))
-    except BadInputError:
-        return clean_text(public_uri(row.image))
+def _format(name: str) -> str:
+    """Return the format of a manifest, by its name; what is called otherwise is taken for JSON Lines."""
+    name = name.lower()
+    if name.endswith(_PARQUET):
+        return "parquet"
+    return TEXT_FORMATS.get(name.removesuffix(".gz").rpartition(".")[2], "jsonl")
 
 
 def _prompts(value: object, where: str) -> list[RawPrompt]:

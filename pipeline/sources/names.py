@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import BadInputError, ErrorCode
+from pipeline.prompts import clean_text
 
 IMAGE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm"},
@@ -24,6 +25,7 @@ FOREIGN_EXTENSIONS = frozenset(
 PROMPT_EXTENSIONS = ("prompts.jsonl", "prompts.json")
 """Files beside an image that hold its prompts: one per line, or a list."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BESIDE = re.compile(r"(.+?)\.(prompts\.jsonl?|mask[^.]*\.png)", re.IGNORECASE)
 _LAST = re.compile(rf"(.+)\.({'|'.join(sorted(IMAGE_EXTENSIONS | FOREIGN_EXTENSIONS))})", re.IGNORECASE)
 
@@ -43,6 +45,15 @@ class MemberName:
     family: str
     key: str
     kind: Kind
+
+
+def clean_name(name: str) -> str:
+    r"""Return a name as records, logs and terminals can take it.
+
+    What UTF-8 can't hold, and control characters, become escapes such as ``\x1b``. Nothing else changes: a key is a
+    name, and may look like any path.
+    """
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", clean_text(name))
 
 
 def member_name(path: str) -> MemberName | None:

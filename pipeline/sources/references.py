@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Sequence
 
 from pipeline.errors import BadInputError, ErrorCode
 from pipeline.storage import is_url, join, public_uri
 
-SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hf", "memory", "file")
-"""URLs that a manifest may have; others, and chains of them, stay for people to choose."""
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def resolve(manifest: str, reference: str) -> str:
+def resolve(manifest: str, reference: str, schemes: Sequence[str]) -> str:
     """Return the path or URL of a file that a manifest names.
 
     Args:
         manifest: Path or URL of the manifest.
         reference: Absolute, or relative to the manifest's folder. A manifest in a store can't name local files.
+        schemes: URLs that it may name (``input.schemes``); others, and chains of them, stay for people to choose.
 
     Raises:
         BadInputError: ``image_missing``: a reference that is not allowed.
@@ -28,7 +27,7 @@ def resolve(manifest: str, reference: str) -> str:
     if not reference or _CONTROL.search(reference):
         raise _refused(reference, "is no file name")
     if is_url(reference):
-        return _url(manifest, reference)
+        return _url(manifest, reference, schemes)
     if not is_url(manifest):
         return posixpath.normpath(posixpath.join(posixpath.dirname(manifest), reference))
     if reference.startswith("/"):
@@ -64,10 +63,16 @@ def inside(root: str, folder: str, name: str) -> str:
     return uri
 
 
-def _url(manifest: str, reference: str) -> str:
+def _url(manifest: str, reference: str, schemes: Sequence[str]) -> str:
     scheme = reference.partition("://")[0]
-    if scheme not in SCHEMES or reference.count("://") > 1:
-        raise _refused(reference, f"has a scheme that is not allowed; allowed are {', '.join(SCHEMES)}")
+    if reference.count("://") > 1:
+        raise _refused(reference, "is a chain of URLs, which a manifest can't name")
+    if scheme not in schemes:
+        raise _refused(
+            reference,
+            f"has a scheme that is not in input.schemes ({', '.join(schemes)}); add it there if you trust the makers "
+            "of the manifest",
+        )
     if scheme == "file":
         if is_url(manifest):
             raise _refused(reference, "is a local path, but the manifest is not a local file")

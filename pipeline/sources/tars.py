@@ -7,25 +7,28 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
-from pipeline.prompts import clean_text
+from pipeline.sources.frames import xz_reader, zstd_reader
+from pipeline.sources.names import clean_name
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 """Names of tar shards end in one of these."""
 
 TAR_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 """What reading a damaged tar raises."""
 
 _CHUNK = 2**20
-# These check sums and read files of several parts, which tarfile's own readers don't.
-_READERS: dict[bytes, Callable[[BufferedReader], Any]] = {
-    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-    b"BZ": bz2.BZ2File,
-    b"\xfd7": lzma.LZMAFile,
+_LONGEST_NAME = 4096  # bytes; no file system has longer ones
+_LONGEST_HEADER = 2**20  # bytes of an extended header, which tarfile reads as a whole
+_MOST_GLOBALS = 100  # headers that hold for the rest of a tar, which tarfile keeps
+_EXTENDED = {
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 }
 
 
@@ -34,7 +37,8 @@ class TarMember:
     """A regular file in a tar; can be read until the next one is asked for.
 
     Attributes:
-        name: Path in the tar as it stands in records: without a leading ``./``, undecodable bytes as escapes.
+        name: Path in the tar as it stands in records: without a leading ``./``, undecodable bytes and control
+            characters as escapes. It may begin with ``/`` or hold ``..``: it is a name, never a place to write to.
         size: Bytes.
     """
 
@@ -49,28 +53,74 @@ class TarMember:
         return file.read() if file else b""
 
 
-def tar_members(stream: BufferedReader) -> Iterator[TarMember]:
+def tar_members(stream: BufferedReader, passed: Counter[str] | None = None) -> Iterator[TarMember]:
     """Yield the regular files of a tar, plain or compressed; links, devices and folders are passed over.
+
+    Whatever a tar says of itself, and however well it is compressed, only some MiB of it are in memory until a member
+    is read.
 
     Args:
         stream: Of the tar; read from front to back.
+        passed: Counts links and devices, as ``link`` and ``device``.
 
     Raises:
         tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError: It is damaged (:data:`TAR_DAMAGE`).
         PipelineError: The stream's own faults.
     """
-    reader = _READERS.get(stream.peek(2)[:2])
-    plain = reader(stream) if reader else stream
-    with tarfile.open(fileobj=plain, mode="r|*", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
-        while (info := tar.next()) is not None:
+    with tarfile.open(fileobj=_decompressed(stream), mode="r|", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
+        while (info := _next(tar)) is not None:
             tar.members.clear()  # type: ignore[attr-defined] # tarfile would remember them all
             if info.isfile():
-                yield TarMember(clean_text(info.name).removeprefix("./"), info.size, tar, info)
+                yield TarMember(clean_name(info.name).removeprefix("./"), info.size, tar, info)
+            elif passed is not None and not info.isdir():
+                passed["link" if info.issym() or info.islnk() else "device"] += 1
         _check_end(tar)
 
 
+def _decompressed(stream: BufferedReader) -> BinaryIO:
+    """Return the tar itself; these readers check sums and read files of several parts, tarfile's own don't."""
+    magic = stream.peek(4)[:4]
+    plain: Any = stream
+    if magic[:2] == b"\x1f\x8b":
+        plain = gzip.GzipFile(fileobj=stream)
+    elif magic[:2] == b"BZ":
+        plain = bz2.BZ2File(stream)
+    elif magic[:2] == b"\xfd7":
+        plain = xz_reader(stream)
+    elif magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
+        plain = zstd_reader(stream)
+    return plain  # type: ignore[no-any-return]
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        info = tar.next()
+    except RecursionError:
+        raise tarfile.ReadError(f"too many extended headers in a row at byte {tar.offset}") from None
+    if info is not None and len(info.name) > _LONGEST_NAME:
+        raise tarfile.ReadError(f"a name of {len(info.name)} characters at byte {info.offset}")
+    if len(tar.pax_headers) > _MOST_GLOBALS:
+        raise tarfile.ReadError(f"more than {_MOST_GLOBALS} global headers")
+    return info
+
+
 class _StrictTarInfo(tarfile.TarInfo):
-    """Makes a damaged or missing header in the middle an error; tarfile takes it for the end."""
+    """Makes a damaged or missing header in the middle an error; tarfile takes it for the end.
+
+    So are headers that tarfile would need any amount of memory for: huge ones, and the maps of sparse files.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _EXTENDED and info.size > _LONGEST_HEADER:
+            raise tarfile.HeaderError(f"an extended header of {info.size} bytes")
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.HeaderError("a sparse file; pack the tar without --sparse")
+        return info
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.HeaderError("a sparse file; pack the tar without --sparse")
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:

@@ -17,17 +17,18 @@ from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id
 from pipeline.prompt_formats.label_files import LabelFiles
-from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
+from pipeline.prompts import RawPrompt, unreadable_prompts
 from pipeline.sources.base import (
     Sample,
     Shard,
-    list_inputs,
-    max_bytes,
+    byte_limit,
+    file_too_large,
+    fingerprint,
     parse_prompts,
-    too_large,
     unreadable,
 )
-from pipeline.sources.names import Kind, MemberName, foreign, member_name
+from pipeline.sources.listing import list_inputs
+from pipeline.sources.names import Kind, MemberName, clean_name, foreign, member_name
 from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, tar_members
 from pipeline.storage import RefusedError, open_stream, public_uri
 
@@ -81,7 +82,7 @@ class _Group:
 
 
 class WebDatasetSource:
-    """Tar shards, plain or gzipped."""
+    """Tar shards, plain or compressed."""
 
     def __init__(self, config: LabelConfig) -> None:
         self._config = config
@@ -91,7 +92,10 @@ class WebDatasetSource:
     def shards(self) -> list[Shard]:
         """See :class:`pipeline.sources.base.Source`. Shards are named by their path below the configured one."""
         files = list_inputs(self._config, TAR_SUFFIXES)
-        return [Shard(name, {"uri": file.uri, "etag": file.etag}) for name, file in files.items()]
+        return [
+            Shard(name, {"uri": file.uri, "etag": file.etag}, fingerprint(file.version, str(file.size)))
+            for name, file in files.items()
+        ]
 
     def read(self, shard: Shard) -> Iterator[Sample]:
         """See :class:`pipeline.sources.base.Source`. Keys must be unique in their shard."""
@@ -100,17 +104,17 @@ class WebDatasetSource:
         passed: Counter[str] = Counter()
         try:
             with open_stream(uri, retries=self._config.workers.retries) as stream:
-                for family in _families(stream, max_bytes(self._config.input.max_pixels), passed, self._labels):
+                for family in _families(stream, byte_limit(self._config), passed, self._labels):
                     yield from self._family(shard, family, seen)
         except _BROKEN as error:
-            yield unreadable(shard, clean_text(public_uri(uri)), error, seen.total())
+            yield unreadable(shard, clean_name(public_uri(uri)), error, seen.total())
         if passed:
             level = logging.INFO if seen else logging.WARNING
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
             _log.log(level, "%s: passed over members that are neither images nor prompts: %s", shard.name, counts)
 
     def _family(self, shard: Shard, groups: list[_Group], seen: Counter[str]) -> Iterator[Sample]:
-        uri = clean_text(public_uri(shard.spec["uri"]))
+        uri = clean_name(public_uri(shard.spec["uri"]))
         prompts = [self._prompts(group, uri) if self._inline else [] for group in groups]
         masks = {
             f"{group.key}.{raw.content.get('mask')}"
@@ -123,7 +127,7 @@ class WebDatasetSource:
     def _samples(
         self, shard: Shard, group: _Group, prompts: list[RawPrompt], masks: set[str], seen: Counter[str]
     ) -> Iterator[Sample]:
-        uri = clean_text(public_uri(shard.spec["uri"]))
+        uri = clean_name(public_uri(shard.spec["uri"]))
         images = [member for member in group.of("image") if member.name not in masks] or group.of("foreign")
         if not images and not prompts:
             return
@@ -155,7 +159,7 @@ class WebDatasetSource:
             return BadInputError(ErrorCode.IMAGE_MISSING, f"the shard has prompts for {group.key}, but no image")
         if image.kind == "foreign":
             return foreign(image.name)
-        return too_large(image.size, self._config.input.max_pixels) if image.data is None else None
+        return file_too_large(image.size, self._config) if image.data is None else None
 
     def _prompts(self, group: _Group, uri: str) -> list[RawPrompt]:
         found: list[RawPrompt] = []
@@ -183,13 +187,13 @@ def _families(
     Args:
         stream: Of the tar file.
         limit: Bytes of a member that is read, and half of what is kept of the members of a group.
-        passed: Counts members that are of no use, by extension.
+        passed: Counts members that are of no use, by extension; links and devices as such.
         labels: Tells which members hold prompts, where they have a format of their own.
     """
     current = ""
     groups: dict[str, _Group] = {}
     members: list[_Member] = []
-    for file in tar_members(stream):
+    for file in tar_members(stream, passed):
         name = _member_name(file.name, labels)
         if name is None or (name.kind == "other" and not file.name.lower().endswith(".png")):
             passed[file.name.rpartition("/")[2].rpartition(".")[2][:20]] += 1

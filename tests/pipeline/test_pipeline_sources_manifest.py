@@ -8,11 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage, storage_faults
+from pipeline.config import InputConfig
 from pipeline.errors import BadInputError, ConfigurationError, TransientError
 from pipeline.ids import image_id
 from pipeline.sources import make_source, manifest
 from pipeline.sources.references import resolve
 from support.corpora import BOX, codes, lines, read_rows, reading_config, samples
+
+SCHEMES = InputConfig.model_fields["schemes"].default
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def read_parquet(tmp_path, table, row_group_size=None, **sections):
     ],
 )
 def test_references(manifest, reference, target):
-    assert resolve(manifest, reference) == target
+    assert resolve(manifest, reference, SCHEMES) == target
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_references(manifest, reference, target):
 )
 def test_references_that_are_refused(manifest, reference):
     with pytest.raises(BadInputError) as caught:
-        resolve(manifest, reference)
+        resolve(manifest, reference, SCHEMES)
     assert caught.value.code == "image_missing"
 
 
@@ -277,9 +280,9 @@ def test_files_that_are_no_parquet_manifest(tmp_path):
         read_parquet(tmp_path, pa.table({"url": ["a.jpg"]}))
     with pytest.raises(ConfigurationError, match="no rows"):
         read_parquet(tmp_path, pa.table({"image": pa.array([], pa.string())}))
-    (tmp_path / "m.csv").write_bytes(b"image\na.jpg\n")
+    (tmp_path / "m.data").write_bytes(b"image\na.jpg\n")
     with pytest.raises(ConfigurationError, match="not valid JSON"):
-        samples(reading_config("manifest", tmp_path / "m.csv"))
+        samples(reading_config("manifest", tmp_path / "m.data"))
 
 
 def test_damaged_parquet_is_an_unreadable_shard(tmp_path):
@@ -363,7 +366,8 @@ def test_urls_that_can_not_be_used_cost_their_row(tmp_path):
         "s3://AKIAKEY:SECRETKEY@bucket/x",
     ]
     (tmp_path / "m.jsonl").write_bytes(lines(*({"image": url} for url in urls)))
-    rows = read_rows(reading_config("manifest", tmp_path / "m.jsonl"))
+    schemes = {"schemes": ["s3", "gs", "az", "http", "https"]}
+    rows = read_rows(reading_config("manifest", tmp_path / "m.jsonl", input=schemes))
     prompts = [prompt for row in rows for prompt in row["prompts"] or []]
     assert [prompt["error_code"] for prompt in prompts] == ["image_unreadable"] * 6
     words = ["not a usable", "not a usable", "not a usable", "gcsfs", "adlfs", "environment"]
