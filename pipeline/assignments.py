@@ -31,13 +31,25 @@ class Target:
 
     Attributes:
         path: The run directory.
-        scope: What a new run there is about; one that is there has its own.
+        selection: What the run there is, or will be, about.
         chain: The runs of the output so far.
     """
 
     path: str
-    scope: Scope
+    selection: Selection
     chain: Chain
+
+    def scope(self, config: LabelConfig, model: ModelIdentity) -> Scope:
+        """Return what the run is about: its own scope if it is there, else a new one upon the complete runs."""
+        there = next((run for run in self.chain.runs.values() if run.path == self.path), None)
+        if there is not None:
+            return there.scope
+        kind, where = self.selection.kind, self.selection.where
+        if kind == "all":
+            return ALL
+        complete = self.chain.complete()
+        names = [name for name, run in complete.items() if kind == "again" or _is_of(run, config, model)]
+        return Scope(kind, where, tuple(names))
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class Assignment:
     selected: int | None = None
 
 
-def find_target(config: LabelConfig, selection: Selection, model: ModelIdentity) -> Target:
+def find_target(config: LabelConfig, selection: Selection) -> Target:
     """Find the run that a job goes on with, or begins.
 
     Raises:
@@ -65,23 +77,19 @@ def find_target(config: LabelConfig, selection: Selection, model: ModelIdentity)
         TransientError: The store failed repeatedly.
     """
     chain = Chain.open(config.output.path)
-    if selection.kind == "all":
-        return Target(chain.path, ALL, chain)
+    if selection.kind == "all" or (selection.kind == "incremental" and not chain.runs):
+        return Target(chain.path, Selection(), chain)
     if not chain.runs:
-        if selection.kind == "incremental":
-            return Target(chain.path, ALL, chain)
         raise ConfigurationError(f"{redact(chain.path)} holds no run whose records could be made anew")
     name, last = list(chain.runs.items())[-1]
     if not last.succeeded:
         if last.scope.selection == selection or (not name and selection.kind == "incremental"):
-            return Target(last.path, last.scope, chain)
+            return Target(last.path, last.scope.selection, chain)
         raise ConfigurationError(
             f"{redact(last.path)} is not complete yet: finish it first, with the command that began it "
             f"({last.scope.selection.option})"
         )
-    bases = [name for name, run in chain.runs.items() if selection.kind == "again" or _is_of(run, config, model)]
-    scope = Scope(selection.kind, selection.where, tuple(bases))
-    return Target(storage.join(chain.path, followup(len(chain.runs))), scope, chain)
+    return Target(storage.join(chain.path, followup(len(chain.runs))), selection, chain)
 
 
 def _is_of(run: RunDirectory, config: LabelConfig, model: ModelIdentity) -> bool:
@@ -90,11 +98,12 @@ def _is_of(run: RunDirectory, config: LabelConfig, model: ModelIdentity) -> bool
     return same_weights and bool(run.info["config_hash"] == config.matte_hash())
 
 
-def assignment(target: Target, shards: Sequence[Shard], sources: Mapping[str, str]) -> Assignment:
+def assignment(chain: Chain, scope: Scope, shards: Sequence[Shard], sources: Mapping[str, str]) -> Assignment:
     """Work out what of the input is to be read.
 
     Args:
-        target: Where the job works; the run there has begun, or will.
+        chain: The runs of the output so far.
+        scope: What the run is about.
         shards: Of the input.
         sources: By name of the shard, the fingerprint of what it and its prompts are now; ``""`` where unknown.
 
@@ -102,16 +111,15 @@ def assignment(target: Target, shards: Sequence[Shard], sources: Mapping[str, st
         ConfigurationError: The condition can't be used, or selects nothing.
         TransientError: The store failed repeatedly.
     """
-    scope = target.scope
     if scope.kind == "all":
         return Assignment(list(shards))
-    bases = {name: target.chain.runs[name].committed() for name in scope.bases}
+    bases = {name: chain.runs[name].committed() for name in scope.bases}
     held = [shard.record_ids for base in bases.values() for name, shard in base.items() if name != UNMATCHED_PROMPTS]
     unreadable = [record_id(image_id(shard.name, ""), {}) for shard in shards]  # asked anew, if a shard is read again
     seen = np.setdiff1d(np.concatenate([NOTHING, *held]), unreadable)
     if scope.kind == "again":
         assert scope.where is not None
-        return _again(target, shards, seen, scope.where)
+        return _again(chain, shards, seen, scope.where)
     known = {name: _same(name, bases.values(), sources.get(name, "")) for name in (shard.name for shard in shards)}
     matched = frozenset(key for shard in known.values() if shard for ledger in shard.ledgers for key in ledger.matched)
     return Assignment([shard for shard in shards if known[shard.name] is None], seen, matched)
@@ -126,10 +134,10 @@ def _same(name: str, bases: Iterable[Mapping[str, Committed]], source: str) -> C
     return None
 
 
-def _again(target: Target, shards: Sequence[Shard], seen: NDArray[np.int64], condition: str) -> Assignment:
-    table = target.chain.records(["record_id", "shard"], where.parse(condition))
+def _again(chain: Chain, shards: Sequence[Shard], seen: NDArray[np.int64], condition: str) -> Assignment:
+    table = chain.records(["record_id", "shard"], where.parse(condition))
     if not len(table):
-        raise ConfigurationError(f"no record of {redact(target.chain.path)} meets the condition {condition}")
+        raise ConfigurationError(f"no record of {redact(chain.path)} meets the condition {condition}")
     selected = table["record_id"].to_numpy()
     names = set(table["shard"].to_pylist()) - {UNMATCHED_PROMPTS}
     if names <= {shard.name for shard in shards}:
@@ -157,13 +165,8 @@ def sources(config: LabelConfig, shards: Sequence[Shard], index: Prompts | None)
 
 
 def _prompts_version(config: LabelConfig, index: Prompts | None) -> str | None:
-    """Return what tells this state of the prompt file from others; None if nothing does."""
-    if index is None:
-        return ""  # the prompts are part of the shard
-    path = config.prompts.path
-    if path is None:
-        return None
-    try:
-        return storage.file_info(path, retries=config.workers.retries).version
-    except storage.NotFoundError:
-        return None  # a folder
+    """Return what tells this state of the prompts from others; None if nothing does."""
+    if index is not None:
+        return index.version
+    names = config.prompts.class_names  # beside the images there are the prompts themselves, parts of the shards
+    return "" if names is None else storage.file_info(names, retries=config.workers.retries).version

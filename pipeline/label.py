@@ -6,12 +6,14 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.assignments import Assignment, assignment, find_target, sources
+from pipeline.budget import canary_limits, canary_verdict
 from pipeline.cluster import (
     TASK_CPUS,
     ActorResources,
@@ -24,18 +26,21 @@ from pipeline.cluster import (
 from pipeline.commits import Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.holding import holding
 from pipeline.parts import write_part
 from pipeline.plan import check_paths
-from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressBoard, ProgressDisplay, Reporter
+from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressDisplay, Reporter, start_board
 from pipeline.prompt_files import Prompts, load_prompt_index
 from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import AlreadyComplete, RunDirectory
 from pipeline.scopes import Selection
-from pipeline.sources import make_source
-from pipeline.stages.matte import error_records, load_identity
+from pipeline.sources import Shard, make_source
+from pipeline.stages.matte import load_identity
+from pipeline.stages.parcels import BLOCK_BYTES, pack
 from pipeline.stages.read import ReadShards, plan_table, unmatched_rows
+from pipeline.stages.records import error_records
 from pipeline.summary import Summary
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
@@ -44,12 +49,6 @@ ALL_OF_IT = Selection()
 
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""
-
-IMAGES_NAMED = 20
-"""Images named in the message about a crash."""
-
-MODEL_RETRIES = 2
-"""How often a block is given to another actor when its actor dies; then the job stops rather than dying for ever."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,26 +71,28 @@ def label(config: LabelConfig, selection: Selection = ALL_OF_IT) -> Summary:
     start = time.monotonic()
     check_paths(config)
     shards = make_source(config).shards()
+    target = find_target(config, selection)
     if selection.kind == "all":
         run = RunDirectory.find(config)
         if run is not None and run.succeeded:
             return _already(run, [shard.name for shard in shards], start)
     index = load_prompt_index(config)
     _check_fits(config, index)
-    with connected(config):
+    versions = sources(config, shards, index)
+    # Claimed before anything costs: another job, a store that can't be written to, a full disk show at once.
+    with holding(target.path, exclusively=config.output.exclusive) as claim, connected(config):
         resources = actor_resources(config)
         model = _probe_model(config, resources)
-        target = find_target(config, selection, model)
-        versions = sources(config, shards, index)
-        job = assignment(target, shards, versions)
+        scope = target.scope(config, model)
+        job = assignment(target.chain, scope, shards, versions)
         if not job.shards:
             last = list(target.chain.runs.values())[-1]
             return _already(last, last.plan(), start)
         try:
-            with RunDirectory.claimed(config, model, target.path, target.scope) as run:
-                return _run(config, run, job, versions, index, model, resources, start)
+            run = RunDirectory.begun(claim, config, model, scope)
         except AlreadyComplete as done:  # by another job, meanwhile
             return _already(done.run, [shard.name for shard in job.shards], start)
+        return _run(config, run, job, versions, index, model, resources, start)
 
 
 def _run(
@@ -162,26 +163,68 @@ def _execute(
     """Read, matte and commit all shards that aren't finished; return the faults of storage that left some unread."""
     import ray
 
-    from pipeline.sink import CommitSink
-    from pipeline.stages.matte import MatteImages
-
-    pending = [shard for shard in job.shards if shard.name not in committed or not committed[shard.name].finished]
+    pending = _pending(job, committed)
     if not pending:
         return []
-    rows = plan_table(pending, {name: shard.done for name, shard in committed.items()}, versions)
-    size = -(-len(pending) // MAX_READ_TASKS)
-    board = ray.remote(ProgressBoard).options(num_cpus=0).remote()
-    reporter = Reporter(board)
-    workers = config.workers
-    blocks = [rows.slice(at, size) for at in range(0, len(pending), size)]
-    try:
-        with warnings.catch_warnings(), ProgressDisplay(board, len(pending)), faults_named():
+    board = start_board(config)
+    plan = _Plan(config, run, board, None if index is None else ray.put(index), ray.put(job.seen), resources)
+    with ProgressDisplay(board, len(pending)), faults_named():
+        images = config.failures.canary_images
+        if images:
+            limits = canary_limits([shard.name for shard in pending], images)
+            first = [shard for shard in pending if shard.name in limits]
+            plan.execute(plan_table(first, _done(committed), versions, limits), actors=1, phase=0)
+            counts, examples = ray.get([board.read.remote(), board.examples.remote()])
+            canary_verdict(counts, config.failures, examples)
+            committed = run.committed()
+            pending = _pending(job, committed)
+        if pending:
+            plan.execute(plan_table(pending, _done(committed), versions), config.workers.actors, phase=1)
+    faults: list[str]
+    faults, deaths = ray.get([board.faults.remote(), board.deaths.remote()])
+    return [
+        *faults,
+        *([f"the model's process died {deaths} times with images in hand, and was replaced"] * bool(deaths)),
+    ]
+
+
+def _pending(job: Assignment, committed: Mapping[str, Committed]) -> list[Shard]:
+    return [shard for shard in job.shards if shard.name not in committed or not committed[shard.name].finished]
+
+
+def _done(committed: Mapping[str, Committed]) -> dict[str, bytes]:
+    return {name: shard.done for name, shard in committed.items()}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the plans of one job have in common."""
+
+    config: LabelConfig
+    run: RunDirectory
+    board: Any
+    index: Any
+    seen: Any
+    resources: ActorResources
+
+    def execute(self, rows: pa.Table, actors: int, phase: int) -> None:
+        """Read, matte and commit shards (:data:`pipeline.stages.read.PLAN`); phases are commits of different names."""
+        import ray
+
+        from pipeline.sink import CommitSink
+        from pipeline.stages.matte import MatteImages
+
+        config, workers, reporter = self.config, self.config.workers, Reporter(self.board)
+        size = -(-len(rows) // MAX_READ_TASKS)
+        blocks = [rows.slice(at, size) for at in range(0, len(rows), size)]
+        ray.data.DataContext.get_current().target_max_block_size = BLOCK_BYTES
+        with warnings.catch_warnings():
             # There is no other way to say how often a task is repeated; pyproject.toml pins a Ray that still has it.
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
             (
                 ray.data.from_arrow(blocks)
                 .map_batches(
-                    _Read(config, None if index is None else ray.put(index), reporter, ray.put(job.seen)),
+                    _Read(config, self.index, reporter, self.seen),
                     batch_size=1,
                     batch_format="pyarrow",
                     compute=ray.data.TaskPoolStrategy(size=min(workers.readers, len(blocks))),
@@ -189,33 +232,24 @@ def _execute(
                 )
                 .map_batches(
                     MatteImages,
-                    fn_constructor_args=(config, run.run_id, None, reporter, max(1, round(resources.cpus))),
-                    batch_size=workers.images_per_block,
+                    fn_constructor_args=(config, self.run.run_id, None, reporter, max(1, round(self.resources.cpus))),
+                    batch_size=1,  # parcel, of workers.images_per_block images
                     batch_format="pyarrow",
-                    compute=ray.data.ActorPoolStrategy(size=workers.actors),
-                    num_cpus=resources.cpus,
-                    num_gpus=resources.gpus or None,
+                    compute=ray.data.ActorPoolStrategy(size=actors),
+                    num_cpus=self.resources.cpus,
+                    num_gpus=self.resources.gpus or None,
                     ray_remote_args_fn=_actor_options,
                 )
                 .write_datasink(
-                    CommitSink(run.claim, round(config.output.file_mb * 1e6), workers.retries),
+                    CommitSink(self.run.claim, round(config.output.file_mb * 1e6), workers.retries, phase),
                     ray_remote_args={"num_cpus": TASK_CPUS},
                 )
             )
-    except PipelineError as error:
-        held = ray.get(board.held.remote())
-        if held and isinstance(error.__cause__, ray.exceptions.RayActorError):
-            raise PipelineError(
-                f"{error}\nIn hand when it stopped, one of them may be what crashes the model's process: "
-                f"{', '.join(held[:IMAGES_NAMED])}\nWhat was committed stays; the same command continues the run"
-            ) from error
-        raise
-    faults: list[str] = ray.get(board.faults.remote())
-    return faults
 
 
 def _actor_options() -> dict[str, int]:
-    return {"max_restarts": -1, "max_task_retries": MODEL_RETRIES}
+    """Repeat without end: what ends it is the account that the board keeps of images and deaths."""
+    return {"max_restarts": -1, "max_task_retries": -1}
 
 
 class _Read:
@@ -235,7 +269,7 @@ class _Read:
             shards = len(table) - table["ledger"].null_count
             objects = pc.sum(pc.list_value_length(table["prompts"])).as_py() or 0
             self._progress({IMAGES: len(table) - shards, OBJECTS: objects, SHARDS: shards})
-            yield table
+            yield pack(table)
 
 
 def _commit_unmatched(

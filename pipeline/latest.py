@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.errors import ConfigurationError, ErrorCode
 from pipeline.reconcile import UNMATCHED_PROMPTS
-from pipeline.runs import RunDirectory, absolute
+from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.where import parse
 
@@ -48,7 +48,7 @@ class Chain:
             ConfigurationError: One of them was written by another version of this program.
             TransientError: The store failed repeatedly.
         """
-        path = absolute(path)
+        path = storage.absolute(path)
         runs: dict[str, RunDirectory] = {}
         if storage.exists(storage.join(path, "run.json")):
             runs[""] = RunDirectory.open(path)

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Self
 
 import fsspec
@@ -23,12 +22,12 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline import claims, commit_log, commits, exclusive, reconcile, storage
+from pipeline import commit_log, commits, exclusive, reconcile, storage
 from pipeline.claims import Claim, SupersededError
-from pipeline.commit_log import compacting
 from pipeline.commits import VERSION, Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.holding import holding
 from pipeline.provenance import ModelIdentity, code_version, library_versions
 from pipeline.reconcile import Reconciliation
 from pipeline.schema import RECORDS
@@ -78,7 +77,7 @@ class RunDirectory:
             ConfigurationError: There is none, or it was written by another version of this program.
             TransientError: The store failed repeatedly.
         """
-        path = absolute(path)
+        path = storage.absolute(path)
         info = _read_info(path)
         if info is None:
             raise ConfigurationError(f"{redact(path)} is not a run directory: it has no run.json")
@@ -86,46 +85,42 @@ class RunDirectory:
 
     @classmethod
     @contextmanager
-    def claimed(
-        cls, config: LabelConfig, model: ModelIdentity, path: str | None = None, scope: Scope = ALL
-    ) -> Iterator[Self]:
-        """Take charge of a run directory: begin a run there, or go on with the one that is there.
+    def claimed(cls, config: LabelConfig, model: ModelIdentity, path: str | None = None) -> Iterator[Self]:
+        """Take charge of a run directory, and begin a run there, or go on with the one that is there.
 
         Args:
             config: The job's configuration.
             model: The model it will use.
             path: The directory; default `output.path`.
+
+        Raises:
+            PipelineError: See :func:`pipeline.holding.holding` and :meth:`begun`.
+        """
+        with holding(path or config.output.path, exclusively=config.output.exclusive) as claim:
+            yield cls.begun(claim, config, model)
+
+    @classmethod
+    def begun(cls, claim: Claim, config: LabelConfig, model: ModelIdentity, scope: Scope = ALL) -> Self:
+        """Begin a run, or go on with the one that is there.
+
+        Args:
+            claim: To its directory, see :func:`pipeline.holding.holding`.
+            config: The job's configuration.
+            model: The model it will use.
             scope: What a new run is about.
 
         Raises:
-            ClaimedError: Another job is writing there.
-            SupersededError: Another job took over while this one was paused or cut off.
             AlreadyComplete: A complete run of the same configuration and model is there.
             ConfigurationError: A run of another configuration or model is there (the differences are named), or
-                files that are no run, or the store refuses access or can't keep jobs apart.
+                files that are no run.
             TransientError: The store failed repeatedly.
         """
-        path = absolute(path or config.output.path)
-        found = cls.find(config, model, path)
-        if found is not None and found.succeeded:
-            raise AlreadyComplete(found)
-        claim, heartbeat = claims.acquire(
-            path, lambda before, name: commit_log.seal(path, before, name), exclusively=config.output.exclusive
-        )
-        try:
-            run = cls.find(config, model, path)  # again: another job may have begun, or ended, it meanwhile
-            if run is not None and run.succeeded:
-                raise AlreadyComplete(run)
-            run = run or cls(path, _new_info(config, model, scope), resumed=False)
-            run.begin(claim)
-            with compacting(claim):
-                yield run
-        except KeyboardInterrupt:
-            if heartbeat.lost:
-                claim.check()
-            raise
-        finally:
-            heartbeat.close()
+        run = cls.find(config, model, claim.run)
+        if run is not None and run.succeeded:
+            raise AlreadyComplete(run)
+        run = run or cls(claim.run, _new_info(config, model, scope), resumed=False)
+        run.hold(claim)
+        return run
 
     @classmethod
     def find(cls, config: LabelConfig, model: ModelIdentity | None = None, path: str | None = None) -> Self | None:
@@ -141,7 +136,7 @@ class RunDirectory:
                 files that are no run, or the store refuses access.
             TransientError: The store failed repeatedly.
         """
-        path = absolute(path or config.output.path)
+        path = storage.absolute(path or config.output.path)
         info = _read_info(path)
         if info is None:
             if _holds_files(path):
@@ -152,8 +147,8 @@ class RunDirectory:
         _refuse_differences(path, info, config, model)
         return cls(path, info, resumed=True)
 
-    def begin(self, claim: Claim) -> None:
-        """Write `run.json`, and clear away what an earlier job left that doesn't count any more."""
+    def hold(self, claim: Claim) -> None:
+        """Write `run.json` as a job's that is in charge now, and clear away what doesn't count any more."""
         self._claim = claim
         if not self.resumed:
             self._save()
@@ -397,11 +392,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def absolute(path: str) -> str:
-    """Return a path that means the same in other working directories; URLs as they are."""
-    return path if storage.is_url(path) else str(Path(path).expanduser().absolute())
 
 
 def _holds_files(path: str) -> bool:

@@ -48,6 +48,7 @@ __all__ = [
     "FileInfo",
     "NotFoundError",
     "RefusedError",
+    "absolute",
     "check_readable",
     "delete",
     "described",
@@ -105,6 +106,11 @@ class FileInfo:
 def is_url(path: str) -> bool:
     """Tell URLs (``s3://...``) from local paths."""
     return "://" in path
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same in other working directories; URLs as they are."""
+    return path if is_url(path) else str(Path(path).expanduser().absolute())
 
 
 def join(base: str, *parts: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from pipeline import claims, commit_log, storage
 from pipeline.claims import Claim
+from pipeline.holding import Gather, holding
 from pipeline.latest import Chain
 from pipeline.runs import RunDirectory
 from sdmatte.urls import redact
@@ -25,7 +25,7 @@ def compact(chain: Chain) -> list[str]:
     lines = []
     for run in chain.runs.values():
         before = len(commit_log.list_part_files(run.path, "commits"))
-        with _in_charge(run, merging=True) as claim:
+        with _in_charge(run, commit_log.merge) as claim:
             commit_log.remove_outdated(claim)
         after = len(commit_log.list_part_files(run.path, "commits"))
         lines.append(f"{redact(run.path)}: {before} files with commits before, {after} now")
@@ -52,7 +52,7 @@ def collect_garbage(chain: Chain, *, delete: bool) -> list[storage.FileInfo]:
         if not delete:
             found += _garbage(run, claims.latest(run.path))
             continue
-        with _in_charge(run, merging=False) as claim:
+        with _in_charge(run, commit_log.seal) as claim:
             garbage = _garbage(run, claim)
             commit_log.delete_all(file.uri for file in garbage)
             found += garbage
@@ -65,15 +65,5 @@ def _garbage(run: RunDirectory, claim: Claim | None) -> list[storage.FileInfo]:
     return [*run.orphans(), *outdated, *probes]
 
 
-@contextmanager
-def _in_charge(run: RunDirectory, *, merging: bool) -> Iterator[Claim]:
-    gather = commit_log.merge if merging else commit_log.seal
-    claim, heartbeat = claims.acquire(
-        run.path,
-        lambda before, name: gather(run.path, before, name),
-        exclusively=run.info["config"]["output"]["exclusive"],
-    )
-    try:
-        yield claim
-    finally:
-        heartbeat.close()
+def _in_charge(run: RunDirectory, gather: Gather) -> AbstractContextManager[Claim]:
+    return holding(run.path, exclusively=run.info["config"]["output"]["exclusive"], gather=gather)
