@@ -1,18 +1,21 @@
-"""What a run tells while it runs: a bar on terminals, one line every few seconds elsewhere."""
+"""What a run's processes tell each other while it runs, and what it tells people: a bar, or a line now and then."""
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import threading
 import time
 from collections import Counter
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline.budget import Budget
+from pipeline.config import LabelConfig
+from pipeline.crashes import CrashAccount, Verdict
 
 SHARDS, IMAGES, OBJECTS = "shards", "images", "objects"
 """Keys of counts that stages report beside ``ok`` and the error codes: what has been *read* so far."""
@@ -22,30 +25,80 @@ LINE_EVERY = 10.0
 
 _FAULTS_KEPT = 100
 
+_LAST_WORDS = 10.0  # seconds that a stuck process waits for the board before it ends itself
+
 
 class ProgressBoard:
-    """A Ray actor that adds up what stages report; a retried block counts twice, so it informs and decides nothing."""
+    """A Ray actor that knows what the run's processes have in hand, what they have done, and whether they may go on.
 
-    def __init__(self) -> None:
+    Counts of objects are provisional until the process that reported them lays down what it has in hand: those of a
+    process that died are taken back, for its images are done anew. A block that is repeated for another reason, such
+    as a lost node, counts again.
+
+    Args:
+        budget: Of errors; None for no limit.
+        actors: Processes of the model that work at the same time.
+    """
+
+    def __init__(self, budget: Budget | None = None, actors: int = 1) -> None:
+        self._budget = budget
+        self._crashes = CrashAccount(actors, _node_is_alive)
         self._counts: Counter[str] = Counter()
-        self._held: dict[str, list[str]] = {}
+        self._provisional: dict[str, Counter[str]] = {}
+        self._examples: dict[str, str] = {}
+        self._exceeded: str | None = None
         self._faults: list[str] = []
 
-    def add(self, counts: dict[str, int]) -> None:
-        """Add counts, such as ``{"ok": 3, "image_corrupt": 1}`` or ``{"shards": 1}``."""
+    def add(
+        self, counts: dict[str, int], process: str | None = None, examples: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Add counts, such as ``{"ok": 3, "image_corrupt": 1}`` or ``{"shards": 1}``.
+
+        Args:
+            counts: What is new.
+            process: Whose images they belong to; None for what is certain at once.
+            examples: Error messages by code; the first of each code is kept.
+        """
         self._counts.update(counts)
+        if process is not None:
+            self._provisional.setdefault(process, Counter()).update(counts)
+        self._examples = {**examples, **self._examples}
+        if self._budget is not None and self._exceeded is None:
+            self._exceeded = self._budget.check(self._counts, self._examples)
 
     def read(self) -> dict[str, int]:
         """Return the sums."""
-        return dict(self._counts)
+        return dict(+self._counts)
 
-    def hold(self, actor: str, images: list[str]) -> None:
-        """Note which images an actor has in hand; empty when it is done with them."""
-        self._held[actor] = images
+    def examples(self) -> dict[str, str]:
+        """Return an error message of each code."""
+        return self._examples
 
-    def held(self) -> list[str]:
-        """Return the images in hand: where a run was stopped by a crash, the guilty one is among them."""
-        return [image for images in self._held.values() for image in images]
+    def arrive(self, process: str, node: str = "") -> str | None:
+        """Note that a process of the model starts; returns why the run must not go on, if so."""
+        return self._crashes.arrive(process, node) or self._exceeded
+
+    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+        """Take images in hand, see :meth:`pipeline.crashes.CrashAccount.begin`; tells whether the run may go on."""
+        if self._exceeded is not None:
+            return Verdict(stop=self._exceeded)
+        verdict = self._crashes.begin(process, images)
+        while self._crashes.dead:
+            self._counts.subtract(self._provisional.pop(self._crashes.dead.pop(), Counter()))
+        return verdict
+
+    def end(self, process: str) -> None:
+        """Lay down what a process has in hand: it is done."""
+        self._crashes.end(process)
+        self._provisional.pop(process, None)
+
+    def stuck(self, process: str, doing: str) -> None:
+        """Note that a process will end itself because what it is doing takes too long."""
+        self._crashes.stuck(process, doing)
+
+    def deaths(self) -> int:
+        """Return how many processes of the model died with images in hand."""
+        return self._crashes.deaths
 
     def fault(self, message: str) -> None:
         """Note a fault of storage that leaves a shard unfinished."""
@@ -57,19 +110,76 @@ class ProgressBoard:
         return self._faults
 
 
+def start_board(config: LabelConfig) -> Any:
+    """Start a board on the driver's node; returns its handle.
+
+    It is restarted should it die alone. What it knew is lost then, and it starts to count anew.
+
+    Raises:
+        ConfigurationError: The budgets can't be right.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    budget = Budget(config.failures)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(ProgressBoard).options(**options).remote(budget, config.workers.actors)
+
+
+def _node_is_alive(node: str) -> bool:
+    import ray
+
+    if not ray.is_initialized():
+        return True
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+
+
 class Reporter:
-    """Tells a stage's counts to a :class:`ProgressBoard` without waiting for it."""
+    """What a stage on a worker tells a :class:`ProgressBoard`, and asks it.
+
+    Args:
+        board: Handle of the actor.
+    """
 
     def __init__(self, board: Any) -> None:
         self._board = board
+        self._shown: set[str] = set()
 
-    def __call__(self, counts: dict[str, int]) -> None:
-        """Add ``counts`` to the board."""
-        self._board.add.remote(counts)
+    def __call__(
+        self,
+        counts: dict[str, int],
+        process: str | None = None,
+        examples: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Add ``counts`` to the board, without waiting; see :meth:`ProgressBoard.add`."""
+        new = {code: message for code, message in examples.items() if code not in self._shown}
+        self._shown.update(new)
+        self._board.add.remote(counts, process, new)
 
-    def hold(self, images: list[str]) -> None:
-        """Note which images this process has in hand."""
-        self._board.hold.remote(f"{platform.node()} {os.getpid()}", images)
+    def arrive(self, process: str) -> str | None:
+        """Tell that a process of the model starts; returns why the run must not go on, if so."""
+        import ray
+
+        reason: str | None = ray.get(self._board.arrive.remote(process, ray.get_runtime_context().get_node_id()))
+        return reason
+
+    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+        """Take images in hand, and wait for the verdict on them (about a millisecond)."""
+        import ray
+
+        verdict: Verdict = ray.get(self._board.begin.remote(process, images))
+        return verdict
+
+    def end(self, process: str) -> None:
+        """Lay down what the process has in hand, without waiting."""
+        self._board.end.remote(process)
+
+    def stuck(self, process: str, doing: str) -> None:
+        """Tell that the process will end itself; waits for a moment until that has arrived."""
+        import ray
+
+        ray.wait([self._board.stuck.remote(process, doing)], timeout=_LAST_WORDS)
 
     def fault(self, message: str) -> None:
         """Note a fault of storage that leaves a shard unfinished."""

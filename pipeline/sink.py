@@ -11,6 +11,7 @@ from ray.data.block import Block, BlockAccessor
 
 from pipeline.claims import Claim
 from pipeline.parts import write_part
+from pipeline.stages.parcels import unpack
 from pipeline.storage import RETRIES
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
         self._phase = phase
 
     def write(self, blocks: Iterable[Block], ctx: TaskContext) -> None:
-        """Write the blocks of one task; see :func:`pipeline.parts.write_part` for the rows and the errors."""
+        """Write the parcels of one task; see :func:`pipeline.parts.write_part` for the rows and the errors."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        tables = [table for table in tables if table.num_rows]  # empty blocks may lack their columns
+        tables = [unpack(table) for table in tables if table.num_rows]  # empty blocks may lack their columns
+        tables = [table for table in tables if table.num_rows]
         if tables:
             table = pa.concat_tables(tables, promote_options="default")
             write_part(self._claim, f"{self._phase}-{ctx.task_idx:06d}", table, retries=self._retries)

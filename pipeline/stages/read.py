@@ -35,6 +35,7 @@ PLAN = pa.schema(
         ("spec", pa.large_string()),  # JSON, for the source
         ("source", pa.string()),  # fingerprint, for the ledger
         ("done", pa.large_binary()),  # record ids that are committed already, as little-endian int64
+        ("limit", pa.int64()),  # images to hand on; null for all
     ]
 )
 """What the stage takes: one row per shard that isn't finished."""
@@ -47,7 +48,10 @@ UNMATCHED_ROWS = 10_000
 
 
 def plan_table(
-    shards: Sequence[Shard], done: Mapping[str, bytes], sources: Mapping[str, str] = MappingProxyType({})
+    shards: Sequence[Shard],
+    done: Mapping[str, bytes],
+    sources: Mapping[str, str] = MappingProxyType({}),
+    limits: Mapping[str, int] = MappingProxyType({}),
 ) -> pa.Table:
     """Return shards as the stage takes them (:data:`PLAN`).
 
@@ -55,10 +59,17 @@ def plan_table(
         shards: To be read.
         done: By name of the shard, record ids that are committed already, as little-endian int64.
         sources: By name of the shard, a fingerprint of what it is now.
+        limits: By name of the shard, how many images are to be handed on; others are read to their end.
     """
     rows = [
-        {"shard": s.name, "spec": json.dumps(s.spec), "source": sources.get(s.name, ""), "done": done.get(s.name, b"")}
-        for s in shards
+        {
+            "shard": each.name,
+            "spec": json.dumps(each.spec),
+            "source": sources.get(each.name, ""),
+            "done": done.get(each.name, b""),
+            "limit": limits.get(each.name),
+        }
+        for each in shards
     ]
     return pa.Table.from_pylist(rows, PLAN)
 
@@ -72,7 +83,8 @@ class ReadShards:
 
     An image that the store fails to hand out for the time being becomes ``image_unavailable`` where its prompts are
     known. Where not even these are, or the rest of a shard can't be read, nothing is guessed: the shard ends without a
-    ledger, so that the run is incomplete until a later job has read all of it.
+    ledger, so that the run is incomplete until a later job has read all of it. Nor gets a shard that has more images
+    than its limit.
 
     Args:
         config: Of the run.
@@ -107,12 +119,12 @@ class ReadShards:
         """
         for row in batch.to_pylist():
             done = frozenset(np.frombuffer(row["done"] or b"", "<i8").tolist())
-            yield from self._read(Shard(row["shard"], json.loads(row["spec"])), done, row["source"])
+            yield from self._read(Shard(row["shard"], json.loads(row["spec"])), done, row["source"], row["limit"])
 
-    def _read(self, shard: Shard, done: AbstractSet[int], source: str) -> Iterator[pa.Table]:
+    def _read(self, shard: Shard, done: AbstractSet[int], source: str, limit: int | None) -> Iterator[pa.Table]:
         ledger = _Ledger()
         rows: list[dict[str, Any]] = []
-        size = 0
+        size = count = 0
         whole = True
         for sample in self._source.read(shard):
             try:
@@ -124,6 +136,10 @@ class ReadShards:
                 continue
             if row is None:
                 continue
+            if limit is not None and count == limit:
+                whole = False
+                break
+            count += 1
             if len(rows) == self._config.workers.images_per_block or (rows and size >= BLOCK_BYTES):
                 yield pa.Table.from_pylist(rows, IMAGE_ROWS)
                 rows, size = [], 0
