@@ -68,7 +68,8 @@ def test_a_run_is_incomplete_after_an_outage_and_the_same_command_completes_it(t
         {"image": far, "key": "2"},
     ]
     (tmp_path / "m.jsonl").write_bytes(lines(*rows))
-    settings = config("manifest", tmp_path / "m.jsonl", tmp_path / "run", "input.images_per_shard=2")
+    keys = ("input.images_per_shard=2", "input.schemes=[http]")
+    settings = config("manifest", tmp_path / "m.jsonl", tmp_path / "run", *keys)
 
     first = label(settings)  # one of the shards has no image at all for now
     assert not first.complete
