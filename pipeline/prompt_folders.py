@@ -40,8 +40,9 @@ class PromptFolder:
         table: Its files, sorted by the hash of their keys; names are bytes, as they may be no text.
         labels: Reads them.
         choice: Of the prompts of an image.
-        version: Changes when a file does, as far as the listing tells; None where it doesn't.
+        version: Changes when a file or the class names do, as far as the listing tells; None where it doesn't.
         retries: How often a transient fault is retried.
+        nameless: None: every file has a name.
     """
 
     root: str
@@ -80,7 +81,7 @@ class PromptFolder:
             "size": [file.size for file in files],
         }
         table = sorted_by_hash(pa.table(columns, _SCHEMA))
-        return cls(root, table, labels, choice, _version(files), retries)
+        return cls(root, table, labels, choice, _version(files, labels), retries)
 
     @property
     def folder(self) -> str:
@@ -173,8 +174,9 @@ def _names(key: str, path: str) -> Iterator[str]:
     yield from others
 
 
-def _version(files: Sequence[FileInfo]) -> str | None:
+def _version(files: Sequence[FileInfo], labels: LabelFiles) -> str | None:
     digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(labels.class_names).encode())
     for file in files:
         if file.version is None:
             return None

@@ -133,9 +133,7 @@ def _kind(result: object) -> str:
 def _entry(
     group: list[Any], results: list[Any], task: dict[str, Any], task_number: int, score: Any, max_pixels: int
 ) -> Entry:
-    first = group[0]
-    if not isinstance(first, dict):
-        return Entry(None, task_number, unparsed(first), f"a result must be an object, got {reprlib.repr(first)}")
+    first = group[0] if isinstance(group[0], dict) else {}
     about: dict[str, Any] = {
         "id": first.get("id"),
         "label": _label(first, results),
@@ -170,8 +168,10 @@ def _label(result: _Result, results: list[Any]) -> str | None:
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-def _shape(group: list[_Result], max_pixels: int) -> dict[str, Any]:
+def _shape(group: list[Any], max_pixels: int) -> dict[str, Any]:
     first = group[0]
+    if not isinstance(first, dict):
+        raise malformed(f"a result must be an object, got {reprlib.repr(first)}")
     kind = _kind(first)
     value = first.get("value")
     if not isinstance(value, dict):

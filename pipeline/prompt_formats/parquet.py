@@ -53,7 +53,7 @@ def _entries(path: str, retries: int) -> Iterator[Entry]:
                 for row in batch.to_pylist():
                     yield _entry(row, number)
                     number += 1
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # faults of the store are no OSError here
         raise ConfigurationError(
             f"prompts.path {public_uri(path)} can't be read as Parquet after row {number}: {error}"
         ) from None
