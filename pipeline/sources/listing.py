@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -185,7 +186,7 @@ def _of_line(path: str, folder: str, line: bytes, number: int, config: LabelConf
 
 def _expanded(path: str) -> Sequence[str] | None:
     """Return what a pattern with braces stands for; None for what is none, or the name of a local file."""
-    if "{" not in path or (not is_url(path) and Path(path).exists()):
+    if "{" not in path or (not is_url(path) and os.path.exists(path)):  # noqa: PTH110 - patterns may be too long
         return None
     try:
         if any(abs(int(last) - int(first)) >= MOST_PATHS for first, last in _RANGE.findall(path)):
