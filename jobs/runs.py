@@ -6,6 +6,7 @@
     python jobs/runs.py reproduce s3://bucket/mattes 9f3c…   # make it again, and compare the alphas
     python jobs/runs.py latest s3://bucket/mattes --out latest.parquet
     python jobs/runs.py compact s3://bucket/mattes           # few files with commits
+    python jobs/runs.py redo s3://bucket/mattes --shard 0007.tar   # forget its commits: the job makes them anew
     python jobs/runs.py gc s3://bucket/mattes --delete       # leftovers of killed jobs
 
 The path is an output.path; the runs that followed the first one there are looked at, too. Exit code 0: all is well; 1:
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "reproduce": "make a record again from its input, and compare",
         "latest": "write one table of the records that count, over all runs, without their alphas",
         "compact": "gather commits in few files",
+        "redo": "forget commits of shards, or without data file, so that the job makes their records anew",
         "gc": "list, or delete, what killed jobs left behind",
     }
     for name, text in helps.items():
@@ -67,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "latest":
             command.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
             command.add_argument("--where", metavar="CONDITION", help="such as: quality < 0.5 and label == 'cat'")
+        if name == "redo":
+            command.add_argument(
+                "--shard", action="append", default=[], metavar="NAME", help="may be given repeatedly"
+            )
         if name == "gc":
             command.add_argument("--delete", action="store_true", help="delete what is listed")
     return parser
@@ -94,6 +100,9 @@ def _run(arguments: argparse.Namespace, chain: Chain) -> int:
             print(f"{latest.write(chain, arguments.out, arguments.where):,} records in {arguments.out}")
         case "compact":
             print("\n".join(upkeep.compact(chain)))
+        case "redo":
+            for run in chain.runs.values():
+                print(f"{run.path}: {upkeep.redo(run, arguments.shard)} commits forgotten; start the job again")
         case "gc":
             files = upkeep.collect_garbage(chain, delete=arguments.delete)
             print("\n".join([*(file.uri for file in files), f"{len(files)} files"]))

@@ -182,14 +182,23 @@ def compacting(claim: Claim) -> Iterator[None]:
         thread.join()
 
 
-def merge(run: str, claim: Claim | None, name: str) -> tuple[str, ...]:
+def merge(
+    run: str, claim: Claim | None, name: str, keep: Callable[[Commit], bool] = lambda _: True
+) -> tuple[str, ...]:
     """Gather all that counts in few logs, for the next claim; as :func:`seal`, which leaves earlier logs as they are.
 
-    Their ids together take 8 bytes each in memory.
+    Args:
+        run: The run directory.
+        claim: Of the last job.
+        name: Of the logs to write; they get numbers behind it.
+        keep: Tells the commits that are to count from now on.
+
+    Returns:
+        Names of all logs that count from now on. Their ids together take 8 bytes each in memory.
     """
     if claim is None:
         return ()
-    commits = _patiently(run, lambda: _read(run, claim))
+    commits = [commit for commit in _patiently(run, lambda: _read(run, claim)) if keep(commit)]
     names = []
     for start in range(0, len(commits), LOG_COMMITS):
         names.append(name.replace(".parquet", f"-{start // LOG_COMMITS:06d}.parquet"))

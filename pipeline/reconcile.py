@@ -16,8 +16,6 @@ UNMATCHED_PROMPTS = "prompts:unmatched"
 """Shard of the records for prompts of a separate file whose image is in no shard. A run may have it or not; where it
 is there it needs a ledger like any other."""
 
-_NAMED = 10  # commits named in one message
-
 
 @dataclass(frozen=True)
 class Reconciliation:
@@ -80,9 +78,9 @@ def reconcile(commits: Sequence[Commit], expected: Iterable[str], files: Collect
     """
     gone = {commit.stem: commit for commit in commits if commit.data and commit.data not in files}
     faults = [
-        f"{commit.data} is gone, and with it {commit.rows} records: delete commits/{stem}.json and start the job "
-        "again, which makes them anew"
-        for stem, commit in gone.items()
+        f"{commit.data} is gone, and with it {commit.rows} records: put it back, or forget its commit with "
+        "jobs/runs.py redo, and start the job again, which makes them anew"
+        for commit in gone.values()
     ]
     shards = by_shard(_without_records(commit) if commit.stem in gone else commit for commit in commits)
 
@@ -143,13 +141,13 @@ def _expected_shard(name: str, shard: Committed | None) -> _Shard:
         return outcome
     else:
         return outcome
-    outcome.fault = f"shard {name}: {what}; {_anew(shard)}"
+    outcome.fault = f"shard {name}: {what}; {_anew(name)}"
     return outcome
 
 
 def _unexpected_shard(name: str, shard: Committed) -> _Shard:
     count = len(np.unique(shard.record_ids))
-    fault = f"shard {name}: {count} records, but the input has no such shard; put it back, or {_anew(shard)}"
+    fault = f"shard {name}: {count} records, but the input has no such shard; put it back, or {_anew(name)}"
     return _Shard(unexpected=count, fault=fault)
 
 
@@ -158,11 +156,9 @@ def _ledger(shard: Committed) -> Ledger:
     return max(shard.ledgers, key=lambda ledger: ledger.records)
 
 
-def _anew(shard: Committed) -> str:
+def _anew(name: str) -> str:
     """Say how all records of a shard are made anew: without its commits their data files are orphans."""
-    names = ", ".join(f"commits/{stem}.json" for stem in shard.commits[:_NAMED])
-    more = f" and {len(shard.commits) - _NAMED} more that name it" if len(shard.commits) > _NAMED else ""
-    return f"delete {names}{more} and start the job again, which makes their records anew"
+    return f"forget its commits with jobs/runs.py redo --shard {name!r}, and start the job again"
 
 
 def _doubles(shards: dict[str, Committed]) -> tuple[int, int, int]:

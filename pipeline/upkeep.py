@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
+from functools import partial
 
 from pipeline import claims, commit_log, storage
 from pipeline.claims import Claim
+from pipeline.commits import Commit
 from pipeline.holding import Gather, holding
 from pipeline.latest import Chain
 from pipeline.runs import RunDirectory
@@ -57,6 +60,37 @@ def collect_garbage(chain: Chain, *, delete: bool) -> list[storage.FileInfo]:
             commit_log.delete_all(file.uri for file in garbage)
             found += garbage
     return found
+
+
+def redo(run: RunDirectory, shards: Collection[str]) -> int:
+    """Forget commits, so that the next job makes their records anew: the cure for what reconciling finds.
+
+    Args:
+        run: The run.
+        shards: Names of shards of which all commits are forgotten, and with them what these hold of other shards.
+            Commits whose data file is gone are forgotten in any case.
+
+    Returns:
+        How many commits were forgotten.
+
+    Raises:
+        ClaimedError: A job is writing to the run.
+        TransientError: The store failed repeatedly.
+    """
+    there = {f"records/{file.name}" for file in commit_log.list_part_files(run.path, "records")}
+    forgotten: list[str] = []
+
+    def keep(commit: Commit) -> bool:
+        kept = (commit.data is None or commit.data in there) and not commit.shards.keys() & set(shards)
+        if not kept:
+            forgotten.append(commit.stem)
+        return kept
+
+    with _in_charge(run, partial(commit_log.merge, keep=keep)) as claim:
+        if forgotten:  # no longer complete; the claim without them is what counts
+            storage.delete(storage.join(run.path, "_SUCCESS"))
+        commit_log.remove_outdated(claim)
+    return len(forgotten)
 
 
 def _garbage(run: RunDirectory, claim: Claim | None) -> list[storage.FileInfo]:

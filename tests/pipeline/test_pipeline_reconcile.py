@@ -81,15 +81,15 @@ def test_a_doubled_record() -> None:
     outcome = check([commit("p0", a=([1, 2], ledger([1, 2]))), commit("p1", a=([2], None))], ["a"])
     assert (outcome.lost, outcome.doubled, outcome.unexpected, outcome.found) == (0, 1, 0, 2)
     assert outcome.faults[0] == (
-        "shard a: 1 records are there more than once (did two jobs write at the same time?); delete commits/p0.json, "
-        "commits/p1.json and start the job again, which makes their records anew"
+        "shard a: 1 records are there more than once (did two jobs write at the same time?); forget its commits "
+        "with jobs/runs.py redo --shard 'a', and start the job again"
     )
 
 
 def test_a_record_that_stands_for_another() -> None:
     outcome = check([commit("p0", a=([1, 2, 4], ledger([1, 2, 3])))], ["a"])
     assert (outcome.lost, outcome.doubled, outcome.unexpected) == (1, 0, 1)
-    assert "1 or more records that are not in the input, 1 lost; delete commits/p0.json" in outcome.faults[0]
+    assert "1 or more records that are not in the input, 1 lost; forget its commits with" in outcome.faults[0]
 
 
 def test_a_record_too_many() -> None:
@@ -119,7 +119,7 @@ def test_a_shard_that_the_input_does_not_have() -> None:
     outcome = check([commit("p0", a=([1], ledger([1])), old=([7, 8], ledger([7, 8])))], ["a"])
     assert (outcome.unexpected, outcome.shards, outcome.finished, outcome.expected) == (2, 1, 1, 1)
     assert outcome.faults[0].startswith(
-        "shard old: 2 records, but the input has no such shard; put it back, or delete"
+        "shard old: 2 records, but the input has no such shard; put it back, or forget"
     )
 
 
@@ -127,7 +127,7 @@ def test_a_shard_that_changed_while_the_run_went_on() -> None:
     outcome = check([commit("p0", a=([1], ledger([1, 2]))), commit("p1", a=([2], ledger([1, 2, 3])))], ["a"])
     assert not outcome.complete
     assert (
-        "changed while the run went on (2 ledgers that differ); delete commits/p0.json, commits/p1.json"
+        "changed while the run went on (2 ledgers that differ); forget its commits with jobs/runs.py redo --shard 'a'"
         in (outcome.faults[0])
     )
 
@@ -137,8 +137,8 @@ def test_a_data_file_that_is_gone_takes_its_records_with_it() -> None:
     outcome = check(commits, ["a"], gone=["p0"])
     assert (outcome.lost, outcome.found) == (2, 1)
     assert outcome.faults[0] == (
-        "records/p0.parquet is gone, and with it 2 records: delete commits/p0.json and start the job again, which "
-        "makes them anew"
+        "records/p0.parquet is gone, and with it 2 records: put it back, or forget its commit with "
+        "jobs/runs.py redo, and start the job again, which makes them anew"
     )
     assert outcome.faults[1] == "shard a: 2 of 3 records are missing; start the job again"
 
