@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.sources.base import fingerprint
+from pipeline.sources.names import image_kind
 from pipeline.storage import FileInfo
 
 _PART = re.compile(r"[^A-Za-z0-9]")
@@ -49,7 +50,8 @@ class FolderVersions:
 
     def _sorted_masks(self) -> dict[str, list[str | None]]:
         if self._of_stem is None:
-            images = {_stem(name) for name in self._versions} - {_stem(mask.name) for mask in self._masks}
+            masks = {mask.name for mask in self._masks}
+            images = {_stem(name) for name in self._versions if image_kind(name) and name not in masks}
             self._of_stem = {}
             for mask in self._masks:
                 owner = next((name for name in _beginnings(_base(mask.name)) if name in images), None)
