@@ -79,35 +79,48 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, chain: Chain) -> int:
-    from pipeline import inspection, latest, upkeep
+    if arguments.command in ("reconcile", "reproduce"):
+        return _check(arguments, chain)
+    if arguments.command in ("compact", "redo", "gc"):
+        return _tidy(arguments, chain)
+    from pipeline import inspection, latest
 
-    match arguments.command:
-        case "status":
-            print(inspection.status(chain))
-        case "reconcile":
-            found = inspection.reconcile(chain, list_input=not arguments.no_input)
-            print(found)
-            return 0 if found.complete else 1
-        case "explain":
-            print(inspection.explain(chain, arguments.record))
-        case "reproduce":
-            from pipeline.reproduce import reproduce
+    if arguments.command == "latest":
+        print(f"{latest.write(chain, arguments.out, arguments.where):,} records in {arguments.out}")
+    elif arguments.command == "explain":
+        print(inspection.explain(chain, arguments.record))
+    else:
+        print(inspection.status(chain))
+    return 0
 
-            made = reproduce(chain, arguments.record)
-            print(made)
-            return 0 if made.same else 1
-        case "latest":
-            print(f"{latest.write(chain, arguments.out, arguments.where):,} records in {arguments.out}")
-        case "compact":
-            print("\n".join(upkeep.compact(chain)))
-        case "redo":
-            for run in chain.runs.values():
-                print(f"{run.path}: {upkeep.redo(run, arguments.shard)} commits forgotten; start the job again")
-        case "gc":
-            files = upkeep.collect_garbage(chain, delete=arguments.delete)
-            print("\n".join([*(file.uri for file in files), f"{len(files)} files"]))
-            if files and not arguments.delete:
-                print("nothing was deleted; --delete does that")
+
+def _check(arguments: argparse.Namespace, chain: Chain) -> int:
+    if arguments.command == "reconcile":
+        from pipeline.inspection import reconcile
+
+        found = reconcile(chain, list_input=not arguments.no_input)
+        print(found)
+        return 0 if found.complete else 1
+    from pipeline.reproduce import reproduce
+
+    made = reproduce(chain, arguments.record)
+    print(made)
+    return 0 if made.same else 1
+
+
+def _tidy(arguments: argparse.Namespace, chain: Chain) -> int:
+    from pipeline import upkeep
+
+    if arguments.command == "compact":
+        print("\n".join(upkeep.compact(chain)))
+    elif arguments.command == "redo":
+        for run in chain.runs.values():
+            print(f"{run.path}: {upkeep.redo(run, arguments.shard)} commits forgotten; start the job again")
+    else:
+        files = upkeep.collect_garbage(chain, delete=arguments.delete)
+        print("\n".join([*(file.uri for file in files), f"{len(files)} files"]))
+        if files and not arguments.delete:
+            print("nothing was deleted; --delete does that")
     return 0
 
 

@@ -87,7 +87,7 @@ def redo(run: RunDirectory, shards: Collection[str]) -> int:
         return kept
 
     with _in_charge(run, partial(commit_log.merge, keep=keep)) as claim:
-        if forgotten:  # no longer complete; the claim without them is what counts
+        if not run.reconcile(run.plan()).complete:
             storage.delete(storage.join(run.path, "_SUCCESS"))
         commit_log.remove_outdated(claim)
     return len(forgotten)
