@@ -82,7 +82,7 @@ def reproduce(chain: Chain, record: str) -> Reproduction:
         model = load_model(config)
     except SDMatteError as error:
         raise ConfigurationError(f"the model can't be used: {error}") from None
-    (here,) = [row for table in MatteImages(config, run.run_id, model)(rows) for row in table.to_pylist()]
+    (here,) = MatteImages(config, run.run_id, model).label(rows).to_pylist()
     changes = tuple(
         f"{name}: {there[name]} then, {here[name]} now"
         for name in ("image_sha256", "weights_sha256", "precision", "config_hash", "prompt_box", "prompt_points")
