@@ -30,6 +30,7 @@ from pipeline.prompt_formats.choice import Choice
 from pipeline.prompt_formats.label_files import LabelFiles
 from pipeline.prompt_lookup import Aliases, Found, hashes_of, image_names, not_in, sorted_by_hash
 from pipeline.prompts import Entry, RawPrompt, clean_text
+from pipeline.sources.names import clean_name
 from pipeline.storage import NotFoundError, file_info, is_url, public_uri
 
 __all__ = ["Found", "PromptIndex", "Prompts", "load_prompt_index", "prompt_choice"]
@@ -321,9 +322,10 @@ def _batches(
     """Yield batches of prompts with and without a key."""
     rows: list[dict[str, object]] = []
     nameless: list[dict[str, object]] = []
-    for key, number, content, fault in entries:
-        if key is not None and not choice.wants(content, fault):
+    for name, number, content, fault in entries:
+        if name is not None and not choice.wants(content, fault):
             continue
+        key = None if name is None else clean_name(name)
         text, reason = _dumped(content, fault)
         row: dict[str, object] = {
             "hash": 0 if key is None else key_hash(key),

@@ -24,7 +24,8 @@ from pipeline.ids import key_hash
 from pipeline.prompt_formats.choice import Choice
 from pipeline.prompt_formats.label_files import MAX_BYTES, LabelFiles
 from pipeline.prompt_lookup import Found, hashes_of, image_names, not_in, sorted_by_hash
-from pipeline.prompts import RawPrompt, clean_text, unreadable_prompts
+from pipeline.prompts import RawPrompt, unreadable_prompts
+from pipeline.sources.names import clean_name
 from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
 
 _SCHEMA = pa.schema([("hash", pa.int64()), ("name", pa.large_binary()), ("size", pa.int64())])
@@ -134,11 +135,11 @@ class PromptFolder:
                 rows = self.table.take(left[start : start + _AT_ONCE * 4]).to_pylist()
                 for row, prompts in zip(rows, pool.map(self._read, rows), strict=True):
                     if prompts:
-                        yield clean_text(_name(row)), prompts
+                        yield clean_name(_name(row)), prompts
 
     def _read(self, row: dict[str, Any]) -> list[RawPrompt]:
         uri = storage.join(self.root, _name(row))
-        where = clean_text(public_uri(uri))
+        where = clean_name(public_uri(uri))
         if (row["size"] or 0) > MAX_BYTES:
             return [unreadable_prompts(where, f"has {row['size']} bytes, too many to be read")]
         try:
@@ -156,7 +157,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _key(name: str) -> str:
-    return clean_text(name.rpartition(".")[0])
+    return clean_name(name.rpartition(".")[0])
 
 
 def _names(key: str, path: str) -> Iterator[str]:

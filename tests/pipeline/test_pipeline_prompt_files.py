@@ -12,17 +12,7 @@ from pipeline.ids import key_hash
 from pipeline.prompt_files import PromptIndex, load_prompt_index
 from pipeline.prompts import Entry
 from support.corpora import BOX, lines, reading_config
-
-
-def load(tmp_path, data, kind="jsonl", **keys):
-    path = tmp_path / "prompts.json"
-    path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
-    return load_prompt_index(reading_config("folder", tmp_path, prompts={"kind": kind, "path": str(path), **keys}))
-
-
-def contents(found):
-    return None if found is None else [raw.content for raw in found.prompts]
-
+from support.prompt_files import contents, load
 
 # --- the native form -------------------------------------------------------------------------------------------------
 
@@ -148,6 +138,45 @@ def test_files_that_are_no_prompts(tmp_path):
         load_prompt_index(reading_config("folder", tmp_path, prompts={"kind": "jsonl", "path": str(tmp_path / "x")}))
 
 
+def test_sharing_keeps_what_belongs_to_the_table(tmp_path):
+    xml = '<annotations><image name="x/{}.jpg"><points points="1,2"/><points points="3,4"/></image></annotations>'
+    index = load(tmp_path, xml.format("a").encode(), "cvat", top_k=1)
+    again = pickle.loads(pickle.dumps(index))
+    assert contents(again.lookup("a.jpg")) == [{"points": [[1.0, 2.0]]}]
+    assert again.version == index.version
+    assert load(tmp_path, xml.format("bc").encode(), "cvat").version != index.version
+
+
+def test_nameless_prompts_become_objects_as_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_files, "_BATCH", 3)
+    index = load(tmp_path, lines(BOX | {"image": "a.jpg"}) + b"{broken\n[1]\n{}\n" * 3)
+    assert len(index.nameless) == 9
+    assert [raw.where.rpartition(" ")[2] for raw in index.nameless] == [str(n) for n in range(2, 11)]
+    assert index.nameless[-1] == index.nameless[6:][2] == list(index.nameless)[8]
+    assert len(pickle.loads(pickle.dumps(index)).nameless) == 9
+
+
+def test_the_keys_that_found_their_image_may_come_as_an_array(tmp_path):
+    index = load(tmp_path, lines(*[BOX | {"image": f"{n}.jpg"} for n in range(5)]))
+    matched = np.array([key_hash("3.jpg"), key_hash("1.jpg")])
+    assert [key for key, _ in index.unmatched(matched)] == ["0.jpg", "2.jpg", "4.jpg"]
+
+
+def test_the_best_prompts_of_each_image(tmp_path):
+    rows = [BOX | {"image": f"{n % 2}.jpg", "score": score} for n, score in enumerate([0.1, 0.2, 0.3, 0.4, 0.5, 0.0])]
+    index = load(tmp_path, lines(*rows), top_k=2, min_score=0.2)
+    assert [content["score"] for content in contents(index.lookup("0.jpg"))] == [0.3, 0.5]
+    assert [[raw.content["score"] for raw in prompts] for _, prompts in index.unmatched(set())] == [
+        [0.2, 0.4],
+        [0.3, 0.5],
+    ]
+
+
+def test_control_characters_in_keys_stand_as_in_the_keys_of_images(tmp_path):
+    index = load(tmp_path, lines(BOX | {"image": "a\x1b[31m.jpg"}))
+    assert contents(index.lookup("a\\x1b[31m.jpg")) == [BOX]
+
+
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 TRUTH = {
@@ -249,6 +278,33 @@ def test_annotations_of_no_image(tmp_path):
     assert [raw.where.rpartition(" ")[2] for raw in index.nameless] == ["2", "3", "4", "5", "6"]
     assert "image_id must be" in index.nameless[0].fault
     assert [key for key, _ in index.unmatched({key_hash("a.jpg")})] == ["", "image_id 99"]
+
+
+def test_sizes_of_images(tmp_path):
+    images = [
+        {"id": 1, "file_name": "a.jpg", "width": 640, "height": 480},
+        {"id": 2, "file_name": "b.jpg", "width": 640.0, "height": "480"},
+        {"id": 3, "file_name": "c.jpg", "width": 0, "height": 480},
+        {"id": 4, "file_name": "d.jpg", "width": [640], "height": None},
+    ]
+    index = load_coco(tmp_path, [detection(n) for n in (1, 2, 3, 4)], {"images": images})
+    assert [contents(index.lookup(name))[0].get("image_size") for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg")] == [
+        [640, 480],
+        [640, 480],
+        None,
+        None,
+    ]
+    truth = {"images": images, "annotations": [detection(1)]}
+    assert contents(load_coco(tmp_path, truth).lookup("a.jpg"))[0]["image_size"] == [640, 480]
+
+
+def test_one_bad_number_does_not_cost_the_others(tmp_path):
+    text = json.dumps([detection(7), detection(8), detection(9, id="deep")]).replace("30", "9" * 5000, 1)
+    text = text.replace('"deep"', "[" * 900 + "]" * 900)
+    index = load_coco(tmp_path, text.encode())
+    assert index.lookup("7.jpg").prompts[0].content["box"][2] == float("inf")
+    assert contents(index.lookup("8.jpg"))[0]["box"] == [10, 20, 40, 60.5]
+    assert len(index.lookup("9.jpg").prompts) == 1
 
 
 @pytest.mark.parametrize("content", [b"{", b"7", b'{"images": []}', b"[" * 100_000, b"\xff"])
