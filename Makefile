@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ train-nano: $(STAMP) ## the bundled model anew (goes on where runs/nano stands):
 	unused "$$emoji" runs/data/noto-emoji.tar && unused "$$kodak" runs/data/kodak.tar || exit 2; \
 	link "$$emoji" runs/data/noto-emoji.tar && link "$$kodak" runs/data/kodak.tar
 	for part in 1 2 3; do $(BIN)/python jobs/train.py --config configs/train-nano-$$part.yaml || exit 1; done
+
+corpus: $(STAMP) ## 5,000 images in a real S3 server, killed five times (needs Ceph's radosgw); writes docs/corpus.md
+	$(BIN)/python benchmarks/corpus.py
 
 curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")
