@@ -286,7 +286,7 @@ def _commit_unmatched(
         return
     done = frozenset(there.record_ids.tolist() if there else ())
     matched = {key for shard in committed.values() for ledger in shard.ledgers for key in ledger.matched}
-    for number, rows in enumerate(unmatched_rows(index, matched | job.matched, done)):
+    for number, rows in enumerate(unmatched_rows(index, matched | job.matched, done, config.prompts)):
         records = error_records(rows, config, run.run_id, model)
         write_part(run.claim, f"unmatched-{number:06d}", records, retries=config.workers.retries)
 

@@ -1,7 +1,7 @@
-"""Prompts as they stand in files, brought into the engine's form and audited before they cost GPU time.
+"""Prompts as they stand in files, brought into the engine's form.
 
-The native form is described in docs/prompts.md. A prompt that can't be used keeps its place, with a code and a
-message; nothing here raises for a bad prompt.
+The native form is described in docs/prompts.md; :mod:`pipeline.audit` holds prompts against their image. A prompt that
+can't be used keeps its place, with a code and a message; nothing here raises for a bad prompt.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.errors import BadInputError, ErrorCode
-from pipeline.masks import MaskLoader, decode_mask, encode_mask
-from sdmatte.errors import PromptError
-from sdmatte.prompts import Box, Points
 
 KINDS = ("box", "points", "mask")
 """Keys of which a prompt has exactly one."""
 
-KEYS = (*KINDS, "id", "label", "score", "transparent")
+KEYS = (*KINDS, "id", "label", "score", "transparent", "image_size", "units")
 """All keys of the native form."""
 
+UNITS = ("pixel", "normalised")
+"""What coordinates can be in."""
+
+_LARGEST = 2**31  # pixels of an image's side; no format has more
 _DEEPEST = 30  # levels of lists and objects; the native form has five
 
 
@@ -154,7 +155,8 @@ def _unparsed(text: bytes, where: str, fault: str) -> RawPrompt:
 def parse_prompt(raw: RawPrompt, record_id: int) -> dict[str, Any]:
     """Bring a prompt into the form of :data:`pipeline.schema.PROMPT`, as far as that goes without its image.
 
-    A mask stays null until :func:`audit_prompt`. What can't be parsed gets ``prompt_malformed``; the fields before
+    Box and points hold the numbers of the source, which may be in other units and need not be finite, and a mask stays
+    null, until :mod:`pipeline.audit` has seen them. What can't be parsed gets ``prompt_malformed``; the fields before
     the fault are filled in.
     """
     prompt: dict[str, Any] = {
@@ -193,8 +195,12 @@ def _parse(raw: RawPrompt, prompt: dict[str, Any]) -> None:
         raise _malformed(f"unknown key {', '.join(map(reprlib.repr, unknown))}{hint}; known are {', '.join(KEYS)}")
     if len(given) != 1:
         raise _malformed(f"has {' and '.join(given) or 'neither'}; give exactly one of {', '.join(KINDS)}")
+    if (units := content.get("units", "pixel")) not in UNITS:
+        raise _malformed(f"units must be {' or '.join(UNITS)}, got {reprlib.repr(units)}")
+    if "image_size" in content:
+        _size(content["image_size"])
     if given == ["box"]:
-        prompt["box"] = _numbers(content["box"], 4, "box must be four numbers [x0, y0, x1, y1]")
+        prompt["box"] = _numbers(content["box"], 4, "box must be four numbers such as [x0, y0, x1, y1]")
     elif given == ["points"]:
         prompt["points"] = _pairs(content["points"])
 
@@ -209,7 +215,7 @@ def _text(content: dict[str, Any], key: str) -> str | None:
 def _score(content: dict[str, Any]) -> float | None:
     if "score" not in content:
         return None
-    (score,) = _numbers([content["score"]], 1, "score must be a number from 0 to 1")
+    (score,) = _numbers([content["score"]], 1, "score must be a number from 0 to 1")  # NaN isn't
     if not 0 <= score <= 1:
         raise _malformed(f"score must be a number from 0 to 1, got {score}")
     return score
@@ -220,6 +226,12 @@ def _flag(content: dict[str, Any]) -> bool:
     if not isinstance(value, bool):
         raise _malformed(f"transparent must be true or false, got {reprlib.repr(value)}")
     return value
+
+
+def _size(value: object) -> None:
+    sides = value if isinstance(value, list | tuple) else ()
+    if len(sides) != 2 or not all(type(side) is int and 0 < side < _LARGEST for side in sides):
+        raise _malformed(f"image_size must be [width, height] in pixels, got {reprlib.repr(value)}")
 
 
 def _pairs(value: object) -> list[list[float]]:
@@ -234,63 +246,16 @@ def _numbers(value: object, count: int, form: str) -> list[float]:
     if len(parts) != count or not all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
         raise _malformed(f"{form}, got {reprlib.repr(value)}")
     try:
-        numbers = [float(part) for part in parts]
-    except OverflowError:
-        numbers = [math.inf]
-    if not all(math.isfinite(number) for number in numbers):
-        raise _malformed(f"{form}, got {reprlib.repr(value)}, of which not all are finite")
-    return numbers
+        return [float(part) for part in parts]
+    except OverflowError:  # integers of more than 300 digits
+        return [_float(part) for part in parts]
 
 
-# --- audit -----------------------------------------------------------------------------------------------------------
-
-
-def audit_prompt(prompt: dict[str, Any], raw: RawPrompt, width: int, height: int, load_mask: MaskLoader) -> None:
-    """Hold a parsed prompt against its image: repair it, with a note in ``repairs``, or make it an error.
-
-    ``box_clipped``
-        A box that was partly outside the image; it now ends at the image's edges.
-    ``points_dropped``
-        Points outside of the image; the others stay.
-    ``mask_clipped``
-        A polygon that was partly outside the image.
-
-    Args:
-        prompt: From :func:`parse_prompt`, without an error; changed in place.
-        raw: What it was parsed from.
-        width: Of the upright image, pixels.
-        height: Of the upright image, pixels.
-        load_mask: Fetches mask files.
-    """
+def _float(value: float) -> float:
     try:
-        match prompt["kind"]:
-            case "box":
-                _audit_box(prompt, width, height)
-            case "points":
-                _audit_points(prompt, width, height)
-            case _:
-                inside, repairs = decode_mask(raw.content["mask"], width, height, load_mask)
-                prompt |= {"mask": encode_mask(inside), "repairs": list(repairs)}
-    except BadInputError as error:
-        fail_prompt(prompt, error, raw.where)
-    except PromptError as error:
-        fail_prompt(prompt, BadInputError(ErrorCode(error.code), str(error)), raw.where)
-
-
-def _audit_box(prompt: dict[str, Any], width: int, height: int) -> None:
-    x0, y0, x1, y1 = prompt["box"]
-    Box(x0, y0, x1, y1).validate(width, height)
-    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
-    if clipped != prompt["box"]:
-        prompt |= {"box": clipped, "repairs": ["box_clipped"]}
-
-
-def _audit_points(prompt: dict[str, Any], width: int, height: int) -> None:
-    points = prompt["points"]
-    kept = [[x, y] for x, y in points if 0 <= x < width and 0 <= y < height]
-    Points(kept or points).validate(width, height)
-    if len(kept) < len(points):
-        prompt |= {"points": kept, "repairs": ["points_dropped"]}
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _malformed(message: str) -> BadInputError:

@@ -90,12 +90,15 @@ class ImageInfo:
         height: Of the upright image, pixels.
         format: ``"JPEG"``, ``"PNG"``, ``"WEBP"``, ``"BMP"``, ``"TIFF"``, ``"GIF"`` or ``"PPM"``; MPO counts as JPEG.
         notes: What decoding will change, see :mod:`sdmatte.images`.
+        orientation: EXIF orientation (or the TIFF tag) that decoding undoes, 2 to 8; 1 where the file is stored
+            upright.
     """
 
     width: int
     height: int
     format: Format
     notes: tuple[str, ...]
+    orientation: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +259,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[ImageInfo, ImageFile.ImageFile,
         )
     width, height = size if orientation not in _TURNED else (size[1], size[0])
     # Pillow turns TIFFs itself while it loads them.
-    return ImageInfo(width, height, file_format, notes), img, 1 if file_format == "TIFF" else orientation
+    info = ImageInfo(width, height, file_format, notes, orientation)
+    return info, img, 1 if file_format == "TIFF" else orientation
 
 
 def _check_tiff(img: TiffImageFile, max_pixels: int) -> tuple[tuple[int, int], int]:

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import LabelConfig
+from pipeline.audit import ImageAudit, without_image
+from pipeline.config import LabelConfig, PromptsConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import id_sum, image_id, record_id
 from pipeline.masks import MaskLoader
 from pipeline.prompt_files import Prompts, prompt_choice
 from pipeline.prompt_formats import LABELS
-from pipeline.prompts import RawPrompt, audit_prompt, fail_prompt, parse_prompt
+from pipeline.prompts import RawPrompt, fail_prompt, parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
 from pipeline.sources import Sample, Shard, make_source
@@ -156,18 +157,20 @@ class ReadShards:
                 raise fault
             fault = BadInputError(ErrorCode.IMAGE_UNAVAILABLE, str(fault))
         raws = self._raw_prompts(sample, ledger)
-        identified = self._unseen(list(_identified(sample.image_id, raws)))
+        everything = list(_identified(sample.image_id, raws))
+        identified = self._unseen(everything)
         if not identified:
             return None
         missing = fault is not None and fault.code is ErrorCode.IMAGE_MISSING
         ledger.add([identifier for identifier, _ in identified], is_image=bool(sample.key) and not missing)
-        left = [(identifier, raw) for identifier, raw in identified if identifier not in done]
+        left = {identifier for identifier, _ in identified if identifier not in done}
         if not left:
             return None
         load_mask = self._load_mask if sample.prompts is None else sample.load_mask
         info, error = self._probe(sample.data, fault)
         if error is None and not raws:
             error = self._no_prompt(sample)
+        prompts = self._audited(everything, load_mask, info, error)
         return {
             "shard": shard.name,
             "image_key": sample.key,
@@ -177,8 +180,29 @@ class ReadShards:
             "image": sample.data,
             "image_width": info.width if info else None,
             "image_height": info.height if info else None,
-            "prompts": [_audited(identifier, raw, load_mask, info, error) for identifier, raw in left],
+            "prompts": [prompt for prompt in prompts if prompt["record_id"] in left],
         }
+
+    def _audited(
+        self,
+        identified: Sequence[tuple[int, RawPrompt | None]],
+        load_mask: MaskLoader,
+        info: ImageInfo | None,
+        error: BadInputError | None,
+    ) -> list[dict[str, Any]]:
+        """Return the prompt structs of an image.
+
+        Args:
+            identified: All of its prompts, those that are done already, too: the audit counts and compares them.
+            load_mask: Fetches the mask files that they name.
+            info: The image's header.
+            error: What is wrong with the image; it outweighs what is wrong with a prompt.
+        """
+        config = self._config.prompts
+        if error is not None or info is None:
+            return [_without_image(identifier, raw, error, config) for identifier, raw in identified]
+        audit = ImageAudit(config, info, load_mask, self._config.input.max_pixels)
+        return [audit(raw, identifier) for identifier, raw in identified if raw is not None]
 
     def _unseen(self, identified: list[tuple[int, RawPrompt | None]]) -> list[tuple[int, RawPrompt | None]]:
         """Leave out the prompts whose records earlier runs hold."""
@@ -224,7 +248,10 @@ class ReadShards:
 
 
 def unmatched_rows(
-    index: Prompts, matched: AbstractSet[int], done: AbstractSet[int] = frozenset()
+    index: Prompts,
+    matched: AbstractSet[int],
+    done: AbstractSet[int] = frozenset(),
+    config: PromptsConfig | None = None,
 ) -> Iterator[pa.Table]:
     """Yield engine rows for the prompts of a prompt file that belong to no image, and their ledger.
 
@@ -232,6 +259,7 @@ def unmatched_rows(
         index: The prompts.
         matched: Hashes of the keys that found their image: the ledgers' ``matched`` of all shards.
         done: Record ids that are committed already; left out, but counted in the ledger.
+        config: Of the prompts; default: the native form's own.
 
     Yields:
         Tables (:data:`pipeline.schema.IMAGE_ROWS`) of the shard :data:`pipeline.reconcile.UNMATCHED_PROMPTS`, with at
@@ -240,7 +268,7 @@ def unmatched_rows(
     """
     ledger = _Ledger()
     rows: list[dict[str, Any]] = []
-    for image, prompt in _unmatched_prompts(index, matched):
+    for image, prompt in _unmatched_prompts(index, matched, config or PromptsConfig()):
         ledger.add([prompt["record_id"]])
         if prompt["record_id"] in done:
             continue
@@ -260,14 +288,16 @@ class _Missing(NamedTuple):
     id: int
 
 
-def _unmatched_prompts(index: Prompts, matched: AbstractSet[int]) -> Iterator[tuple[_Missing, dict[str, Any]]]:
+def _unmatched_prompts(
+    index: Prompts, matched: AbstractSet[int], config: PromptsConfig
+) -> Iterator[tuple[_Missing, dict[str, Any]]]:
     """Yield prompt structs, with what stands for their image."""
     for key, raws in index.unmatched(matched):
         image = _Missing(key, image_id(UNMATCHED_PROMPTS, key))
         error = BadInputError(ErrorCode.IMAGE_MISSING, f"no image of the input has the key {key!r} of this prompt")
         for identifier, raw in _identified(image.id, raws):
             assert raw is not None
-            prompt = parse_prompt(raw, identifier)  # nameless ones are malformed
+            prompt = _without_image(identifier, raw, None, config)  # nameless ones are malformed
             if key:
                 fail_prompt(prompt, error, raw.where)
             yield image, prompt
@@ -309,17 +339,12 @@ def _identified(image: int, raws: Sequence[RawPrompt]) -> Iterator[tuple[int, Ra
         seen[first] += 1
 
 
-def _audited(
-    identifier: int,
-    raw: RawPrompt | None,
-    load_mask: MaskLoader,
-    info: ImageInfo | None,
-    error: BadInputError | None,
+def _without_image(
+    identifier: int, raw: RawPrompt | None, error: BadInputError | None, config: PromptsConfig
 ) -> dict[str, Any]:
-    """Return a prompt struct; `error`, if any, is the image's, and outweighs what is wrong with the prompt."""
+    """Return the prompt struct of an image that can't be used, and says so on each of its prompts."""
     prompt = parse_prompt(raw or RawPrompt({}, ""), identifier)
+    without_image(prompt, raw or RawPrompt({}, ""), config)
     if error is not None:
         fail_prompt(prompt, error)
-    elif raw is not None and info is not None and prompt["error_code"] is None:
-        audit_prompt(prompt, raw, info.width, info.height, load_mask)
     return prompt

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.audit import ImageAudit
+from pipeline.config import PromptsConfig
 from pipeline.evaluation.datasets import Case, find_cases, parse_dataset
 from pipeline.evaluation.protocol import KINDS, as_prompt, manifest, prompt_case
-from pipeline.prompts import audit_prompt, parse_prompt, raw_prompt
+from pipeline.prompts import raw_prompt
+from sdmatte.images import ImageInfo
 from sdmatte.prompts import Box, Mask, Points
 from support.truths import HEIGHT, WIDTH, disc, write_gray, write_object, write_photo
 
@@ -92,10 +95,10 @@ def test_the_manifest_is_one_the_pipeline_reads(tmp_path: Path) -> None:
     assert [prompt["id"] for prompt in row["prompts"]] == [
         f"{name}/{key}/{kind}" for key in ("c_0", "c_1") for kind in KINDS
     ]
+    info = ImageInfo(WIDTH, HEIGHT, "JPEG", ())
+    audit = ImageAudit(PromptsConfig(), info, lambda mask: pytest.fail(f"{mask} is not in the manifest"))
     for number, native in enumerate(row["prompts"]):
-        raw = raw_prompt(native, "here")
-        parsed = parse_prompt(raw, number)
-        audit_prompt(parsed, raw, WIDTH, HEIGHT, lambda mask: pytest.fail(f"{mask} is not in the manifest"))
+        parsed = audit(raw_prompt(native, "here"), number)
         assert (parsed["error_code"], parsed["repairs"]) == (None, [])
         assert parsed["transparent"] is ("/c_1/" in native["id"])
         assert as_prompt(native).transparent is parsed["transparent"]
