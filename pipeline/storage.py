@@ -57,10 +57,12 @@ __all__ = [
     "filesystem",
     "is_local",
     "is_url",
+    "is_web",
     "join",
     "list_files",
     "open_stream",
     "public_uri",
+    "read_beginning",
     "read_bytes",
     "read_lines",
     "sync_folder",
@@ -111,6 +113,11 @@ def is_url(path: str) -> bool:
 def absolute(path: str) -> str:
     """Return a path that means the same in other working directories; URLs as they are."""
     return path if is_url(path) else str(Path(path).expanduser().absolute())
+
+
+def is_web(path: str) -> bool:
+    """Tell http(s) URLs, whose hosts may be anyone's, from others."""
+    return path.startswith(("http://", "https://"))
 
 
 def join(base: str, *parts: str) -> str:
@@ -194,6 +201,26 @@ def read_bytes(uri: str, *, retries: int = RETRIES) -> bytes:
     """
     fs, inner = filesystem(uri)
     return retried("read", uri, retries, lambda: bytes(fs.cat_file(inner)))
+
+
+def read_beginning(uri: str, size: int, *, retries: int = RETRIES) -> bytes:
+    """Return the content of a file or object, but at most so many bytes, whatever its host says about its size.
+
+    Raises:
+        NotFoundError: It isn't there.
+    """
+    fs, inner = filesystem(uri)
+
+    def attempt() -> bytes:
+        parts: list[bytes] = []
+        left = size
+        with fs.open(inner, "rb", **({"block_size": 0} if is_web(uri) else {})) as file:  # 0: one request, streamed
+            while left and (part := file.read(min(left, _CHUNK))):
+                parts.append(part)
+                left -= len(part)
+        return b"".join(parts)
+
+    return retried("read", uri, retries, attempt)
 
 
 def check_readable(uri: str, *, retries: int = RETRIES) -> None:

@@ -60,11 +60,11 @@ class Sample:
         etag: Of the object at `uri`, where the store tells.
         data: Encoded bytes; None where they could not be read.
         prompts: The prompts beside the image; None where those of a prompt file are to be looked up.
-        error: Why the image can't be used, if so. A transient fault says nothing about the image or its prompts: no
-            record is made of it.
+        error: Why the image can't be used, if so. A transient fault says nothing about the image: its bytes can't be
+            had for the time being.
         load_mask: Fetches the mask files that its prompts name.
-        prompts_known: False where a transient fault keeps the prompts back, so that nobody can say how many records
-            the image must have.
+        prompts_known: False where a transient fault keeps the prompts back, or the rest of the shard: nobody can say
+            how many records there must be, so none is made, and the shard stays unfinished.
     """
 
     key: str
@@ -178,18 +178,14 @@ def fetch(uri: str, size: int | None, config: LabelConfig) -> bytes:
     limit = byte_limit(config)
     if size is not None and size > limit:
         raise file_too_large(size, config)
-    if size is None or uri.startswith(("http://", "https://")):  # a host may send more than it said
-        data = _fetched(lambda: _beginning(uri, limit + 1, config))
+    retries = config.workers.retries
+    if size is None or storage.is_web(uri):
+        data = _fetched(lambda: storage.read_beginning(uri, limit + 1, retries=retries))
     else:
-        data = _fetched(lambda: storage.read_bytes(uri, retries=config.workers.retries))
+        data = _fetched(lambda: storage.read_bytes(uri, retries=retries))
     if len(data) > limit:
         raise file_too_large(len(data), config)
     return data
-
-
-def _beginning(uri: str, size: int, config: LabelConfig) -> bytes:
-    with storage.open_stream(uri, retries=config.workers.retries) as stream:
-        return stream.read(size)
 
 
 def file_info(uri: str, config: LabelConfig) -> FileInfo:

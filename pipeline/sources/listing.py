@@ -21,7 +21,7 @@ from pipeline.errors import BadInputError, ConfigurationError
 from pipeline.sources.base import check_first, input_paths, no_inputs, some
 from pipeline.sources.names import clean_name
 from pipeline.sources.references import resolve
-from pipeline.storage import FileInfo, NotFoundError, filesystem, is_local, is_url, public_uri, read_lines
+from pipeline.storage import FileInfo, NotFoundError, filesystem, is_local, is_url, is_web, public_uri, read_lines
 from pipeline.storage_lookup import in_threads, look_up
 
 MOST_PATHS = 1_000_000
@@ -117,7 +117,7 @@ def _all_of(path: str, several: list[_Path], suffixes: tuple[str, ...], config: 
 
 def _is_single(path: str, suffixes: tuple[str, ...]) -> bool:
     name = path.lower()
-    if name.startswith(("http://", "https://")):  # nobody can list there, and ? begins a query
+    if is_web(name):  # nobody can list there, and ? begins a query
         return True
     return name.endswith(suffixes) and not glob.has_magic(path)
 

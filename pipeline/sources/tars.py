@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from pipeline.sources.frames import xz_reader, zstd_reader
 from pipeline.sources.names import clean_name
@@ -67,7 +67,9 @@ def tar_members(stream: BufferedReader, passed: Counter[str] | None = None) -> I
         tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError: It is damaged (:data:`TAR_DAMAGE`).
         PipelineError: The stream's own faults.
     """
-    with tarfile.open(fileobj=_decompressed(stream), mode="r|", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
+    with tarfile.open(
+        fileobj=_InPieces(_decompressed(stream)), mode="r|", bufsize=_CHUNK, tarinfo=_StrictTarInfo
+    ) as tar:
         while (info := _next(tar)) is not None:
             tar.members.clear()  # type: ignore[attr-defined] # tarfile would remember them all
             if info.isfile():
@@ -77,19 +79,29 @@ def tar_members(stream: BufferedReader, passed: Counter[str] | None = None) -> I
         _check_end(tar)
 
 
-def _decompressed(stream: BufferedReader) -> BinaryIO:
+class _InPieces:
+    """Hands out what there is, rather than nothing of a block whose end can't be read."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        piece: bytes = self._stream.read1(size)
+        return piece
+
+
+def _decompressed(stream: BufferedReader) -> Any:
     """Return the tar itself; these readers check sums and read files of several parts, tarfile's own don't."""
     magic = stream.peek(4)[:4]
-    plain: Any = stream
     if magic[:2] == b"\x1f\x8b":
-        plain = gzip.GzipFile(fileobj=stream)
-    elif magic[:2] == b"BZ":
-        plain = bz2.BZ2File(stream)
-    elif magic[:2] == b"\xfd7":
-        plain = xz_reader(stream)
-    elif magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
-        plain = zstd_reader(stream)
-    return plain  # type: ignore[no-any-return]
+        return gzip.GzipFile(fileobj=stream)
+    if magic[:2] == b"BZ":
+        return bz2.BZ2File(stream)
+    if magic[:2] == b"\xfd7":
+        return xz_reader(stream)
+    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
+        return zstd_reader(stream)
+    return stream
 
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:

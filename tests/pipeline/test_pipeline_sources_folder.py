@@ -118,6 +118,7 @@ def test_faults_of_one_file_stay_with_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "read_bytes", faulty)
     found = [sample for shard in shards for sample in source.read(shard)]
+    assert all(sample.prompts_known for sample in found)
     assert codes(found) == [
         ("0.jpg", "image_missing"),
         ("1.jpg", None),
@@ -142,6 +143,7 @@ def test_prompts_and_masks_that_the_store_fails_to_hand_out_are_no_faults_of_the
     monkeypatch.setattr(storage, "read_bytes", faulty)
     first, second = source.read(shard)
     assert codes([first, second]) == [("a.jpg", "transient"), ("b.jpg", None)]
+    assert (first.prompts_known, second.prompts_known) == (False, True)
     with pytest.raises(TransientError):
         second.load_mask("masks/m.png")
 
@@ -163,6 +165,27 @@ def test_huge_files_are_not_read(tmp_path):
     put(tmp_path, {"a.jpg": b"1" * (2**20 + 100), "b.jpg": b"1" * 2**20})
     found = samples(reading_config("folder", tmp_path, input={"max_pixels": 10}))
     assert codes(found) == [("a.jpg", "image_too_large"), ("b.jpg", None)]
+
+
+def test_images_of_more_bytes_than_allowed_are_not_read(tmp_path, monkeypatch):
+    put(tmp_path, {"a.jpg": b"123456", "b.jpg": b"12345"})
+    read = storage.read_bytes
+
+    def watched(uri, **options):
+        assert not uri.endswith("a.jpg")
+        return read(uri, **options)
+
+    monkeypatch.setattr(storage, "read_bytes", watched)
+    found = samples(reading_config("folder", tmp_path, input={"max_bytes": 5}))
+    assert codes(found) == [("a.jpg", "image_too_large"), ("b.jpg", None)]
+    assert "input.max_bytes" in str(found[0].error)
+
+
+def test_control_characters_in_names_become_escapes(tmp_path):
+    put(tmp_path, {"a\n\x1b[2J.jpg": b"1"})
+    (found,) = samples(reading_config("folder", tmp_path))
+    assert (found.key, found.data) == ("a\\x0a\\x1b[2J.jpg", b"1")
+    assert found.uri == f"{tmp_path}/{found.key}"
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import os
 import sys
 import time
 from collections import Counter
@@ -177,18 +178,24 @@ def test_urls_that_records_could_not_tell_apart_are_refused(tmp_path, monkeypatc
 # --- very many -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["folder", "braces", "list"])
-def test_twenty_thousand_shards_are_listed_quickly_and_once(tmp_path, monkeypatch, form):
-    (tmp_path / "in").mkdir()
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "in").mkdir()
     for n in range(20_000):
-        open(f"{tmp_path}/in/{n:06}.tar", "wb").close()  # noqa: PTH123
-    (tmp_path / "in/000000.tar").write_bytes(tar([]))
-    (tmp_path / "l.txt").write_text("".join(f"in/{n:06}.tar\n" for n in range(20_000)))
+        os.mknod(f"{folder}/in/{n:06}.tar")
+    (folder / "in/000000.tar").write_bytes(tar([]))
+    (folder / "l.txt").write_text("".join(f"in/{n:06}.tar\n" for n in range(20_000)))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folder", "braces", "list"])
+def test_twenty_thousand_shards_are_listed_quickly_and_once(many, monkeypatch, form):
     path = {"folder": "in", "braces": "in/{000000..019999}.tar", "list": "l.txt"}[form]
     asked = Counter()
     monkeypatch.setattr(storage, "file_info", lambda uri, **_: asked.update([uri]))
     start = time.process_time()
-    shards = make_source(reading_config("webdataset", tmp_path / path)).shards()
+    shards = make_source(reading_config("webdataset", many / path)).shards()
     assert time.process_time() - start < 10  # 1 s on an idle machine
     assert len({shard.spec["uri"] for shard in shards}) == len({shard.name for shard in shards}) == 20_000
     assert all(shard.fingerprint for shard in shards)

@@ -1,6 +1,10 @@
 import base64
+import csv
+import gzip
+import io
 import json
 import os
+import socket
 
 import boto3
 import pyarrow as pa
@@ -11,7 +15,7 @@ from pipeline import storage, storage_faults
 from pipeline.config import InputConfig
 from pipeline.errors import BadInputError, ConfigurationError, TransientError
 from pipeline.ids import image_id
-from pipeline.sources import make_source, manifest
+from pipeline.sources import Shard, make_source, manifest
 from pipeline.sources.references import resolve
 from support.corpora import BOX, codes, lines, read_rows, reading_config, samples
 
@@ -74,12 +78,38 @@ def test_references(manifest, reference, target):
         ("/data/m.jsonl", ""),
         ("/data/m.jsonl", "a\0.jpg"),
         ("/data/m.jsonl", "a\ud800.jpg"),
+        ("/data/m.jsonl", "a\n.jpg"),
+        ("/data/m.jsonl", "FILE:///etc/hostname"),
+        ("https://h/m.jsonl", "../../../etc/hostname/../../.."),
     ],
 )
 def test_references_that_are_refused(manifest, reference):
     with pytest.raises(BadInputError) as caught:
         resolve(manifest, reference, SCHEMES)
     assert caught.value.code == "image_missing"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "gopher"])
+def test_schemes_are_those_of_the_configuration(scheme):
+    with pytest.raises(BadInputError, match=r"not in input\.schemes .* add it there if you trust"):
+        resolve("/data/m.jsonl", f"{scheme}://169.254.169.254/latest", SCHEMES)
+    assert resolve("/data/m.jsonl", f"{scheme}://h/a.jpg", [scheme]) == f"{scheme}://h/a.jpg"
+    with pytest.raises(BadInputError, match=r"not in input\.schemes"):
+        resolve("/data/m.jsonl", "s3://b/a.jpg", [scheme])
+
+
+def test_no_request_leaves_for_a_host_that_is_not_allowed(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.jpg"
+        (found,) = read_jsonl(tmp_path, lines({"image": url, "prompts": [{"mask": url}]}))
+        with pytest.raises(BadInputError, match=r"input\.schemes"):
+            found.load_mask(url)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert codes([found]) == [(url, "image_missing")]
+    assert "input.schemes" in str(found.error)
+    assert len(found.prompts) == 1
 
 
 # --- JSONL -----------------------------------------------------------------------------------------------------------
@@ -203,6 +233,112 @@ def test_a_manifest_that_shrank_is_an_unreadable_shard(tmp_path):
 def test_files_that_are_no_manifest(tmp_path, data, words):
     with pytest.raises(ConfigurationError, match=words):
         read_jsonl(tmp_path, data)
+
+
+def test_an_image_that_the_store_fails_to_hand_out_keeps_key_and_prompts(tmp_path, monkeypatch):
+    put(tmp_path, "a.jpg", "b.jpg")
+
+    def failing(uri, **_):
+        raise TransientError("timeout")
+
+    monkeypatch.setattr(storage, "read_bytes", failing)
+    found = read_jsonl(tmp_path, lines({"image": "a.jpg", "prompts": [BOX]}, {"image": "b.jpg"}))
+    assert codes(found) == [("a.jpg", "transient"), ("b.jpg", "transient")]
+    assert [(sample.prompts_known, len(sample.prompts)) for sample in found] == [(True, 1), (True, 0)]
+
+
+def test_images_of_more_bytes_than_allowed(tmp_path):
+    put(tmp_path, "a.jpg", "longer.jpg")
+    found = read_jsonl(tmp_path, lines({"image": "a.jpg"}, {"image": "longer.jpg"}), input={"max_bytes": 5})
+    assert codes(found) == [("a.jpg", None), ("longer.jpg", "image_too_large")]
+    found = read_parquet(tmp_path, pa.table({"image": [b"12345", b"123456"]}), input={"max_bytes": 5})
+    assert codes(found) == [("row-0", None), ("row-1", "image_too_large")]
+
+
+# --- CSV and gzip ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.csv.gz", "m.TSV.GZ"])
+def test_csv_rows_are_those_of_json_lines(tmp_path, name):
+    names = [f"{n}.jpg" for n in range(10)]
+    put(tmp_path, *names)
+    rows = [
+        {"image": image, "key": f'k "{n}"', "prompts": [BOX, {"mask": {"png": "x"}}]} for n, image in enumerate(names)
+    ]
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter="\t" if "tsv" in name.lower() else ",")
+    writer.writerow(["prompts", "caption", "image", "key"])
+    writer.writerows([json.dumps(r["prompts"], indent=1), "a\r\nb", r["image"], r["key"]] for r in rows)
+    data = b"\xef\xbb\xbf" + file.getvalue().encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.lower().endswith("gz") else data)
+    config = reading_config("manifest", tmp_path, input={"images_per_shard": 4})
+    source = make_source(config)
+    shards = [Shard(shard.name, json.loads(json.dumps(shard.spec))) for shard in source.shards()]
+    assert [shard.name for shard in shards] == [f"{name}#{n:09d}" for n in (0, 4, 8)]
+    found = [sample for shard in reversed(shards) for sample in source.read(shard)]
+    assert {(s.key, s.data) for s in found} == {(r["key"], r["image"].encode()) for r in rows}
+    assert all([raw.content for raw in sample.prompts] == [BOX, {"mask": {"png": "x"}}] for sample in found)
+    assert len({sample.image_id for sample in found}) == 10
+    lines_per_row = json.dumps(rows[0]["prompts"], indent=1).count("\n") + 2
+    assert found[0].prompts[0].where == f"{tmp_path}/{name} line {2 + 8 * lines_per_row} prompt 1"
+
+
+def test_gzipped_json_lines(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    rows = lines({"image": "a.jpg"}, {"image": "b.jpg"})
+    (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(rows))
+    source = make_source(reading_config("manifest", tmp_path / "m.jsonl.gz", input={"images_per_shard": 1}))
+    shards = source.shards()
+    assert [codes(source.read(shard)) for shard in shards] == [[("a.jpg", None)], [("b.jpg", None)]]
+    (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(rows)[:-20])
+    assert codes(source.read(shards[1])) == [("", "shard_unreadable")]
+    with pytest.raises(ConfigurationError, match=r"can't use the manifest .*m\.jsonl\.gz"):
+        source.shards()
+
+
+def test_csv_files_that_are_no_manifest(tmp_path):
+    for data, words in (
+        (b"url\na.jpg\n", "one column image; its first line has url"),
+        (b'image\n"a.jpg\n', "line 2 are never closed"),
+    ):
+        (tmp_path / "m.csv").write_bytes(data)
+        with pytest.raises(ConfigurationError, match=words):
+            samples(reading_config("manifest", tmp_path / "m.csv"))
+
+
+# --- fingerprints ----------------------------------------------------------------------------------------------------
+
+
+def fingerprints(path, size=2):
+    shards = make_source(reading_config("manifest", path, input={"images_per_shard": size})).shards()
+    return [shard.fingerprint for shard in shards]
+
+
+def test_rows_that_are_appended_or_changed_change_only_their_shards(tmp_path):
+    rows = [{"image": f"{n}.jpg", "prompts": [BOX]} for n in range(6)]
+    (tmp_path / "m.jsonl").write_bytes(lines(*rows))
+    before = fingerprints(tmp_path / "m.jsonl")
+    assert len(set(before)) == 3
+    (tmp_path / "m.jsonl").write_bytes(lines(*rows, {"image": "x.jpg"}))
+    assert fingerprints(tmp_path / "m.jsonl")[:3] == before
+    rows[2]["prompts"] = []
+    (tmp_path / "m.jsonl").write_bytes(lines(*rows))
+    after = fingerprints(tmp_path / "m.jsonl")
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    # A key that an earlier row now has, too, makes a later one another image.
+    rows[0]["key"] = "5.jpg"
+    (tmp_path / "m.jsonl").write_bytes(lines(*rows))
+    assert [a == b for a, b in zip(after, fingerprints(tmp_path / "m.jsonl"), strict=True)] == [False, True, False]
+
+
+def test_a_parquet_file_that_is_written_again_changes_all_its_shards(tmp_path):
+    def write(*images):
+        pq.write_table(pa.table({"image": images}), tmp_path / "m.parquet")
+        return fingerprints(tmp_path / "m.parquet")
+
+    before = write("a.jpg", "b.jpg", "c.jpg")
+    assert fingerprints(tmp_path / "m.parquet") == before
+    assert set(write("a.jpg", "b.jpg", "dd.jpg")).isdisjoint(before)
 
 
 # --- Parquet ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from unittest import mock
 
 import boto3
 import pytest
+import zstandard
 
 from pipeline import storage, storage_faults
 from pipeline.errors import BadInputError, ConfigurationError, TransientError
@@ -178,7 +179,7 @@ def test_prompt_files_of_their_own_leave_those_in_the_shard_alone(tmp_path):
     assert found[1].prompts == []  # or else each prompt would be there twice
 
 
-def test_links_devices_and_paths_out_are_only_names(tmp_path):
+def test_links_devices_and_paths_out_are_only_names(tmp_path, caplog):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, kind in (("link.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE), ("dev.jpg", tarfile.CHRTYPE)):
@@ -189,8 +190,10 @@ def test_links_devices_and_paths_out_are_only_names(tmp_path):
         info.size = 1
         archive.addfile(info, io.BytesIO(b"1"))
     before = sorted(tmp_path.rglob("*"))
+    caplog.set_level("INFO", "pipeline")
     found = read(tmp_path, file.getvalue())
     assert codes(found) == [("../../etc/out", None)]
+    assert "1 device, 2 link" in caplog.text
     assert sorted(tmp_path.rglob("*")) == [*before, tmp_path / "a.tar"]
 
 
@@ -205,6 +208,46 @@ def test_compressed_tars(tmp_path, mode):
     found = read(tmp_path, tar([("a.jpg", b"1"), ("a.prompts.jsonl", lines(BOX))], mode))
     assert codes(found) == [("a", None)]
     assert len(found[0].prompts) == 1
+
+
+@pytest.mark.parametrize("name", ["a.tar.zst", "a.tzst", "a.TAR.ZST"])
+def test_zstandard(tmp_path, name):
+    data = tar([("a.jpg", b"1"), ("a.prompts.jsonl", lines(BOX))])
+    (tmp_path / name).write_bytes(zstandard.ZstdCompressor().compress(data))
+    (found,) = samples(reading_config("webdataset", tmp_path))
+    assert (found.key, found.data, len(found.prompts)) == ("a", b"1", 1)
+    assert found.uri == f"{tmp_path}/{name}#a.jpg"
+
+
+def test_members_that_do_not_stand_together_and_a_broken_end_in_a_compressed_tar(tmp_path):
+    noise = random.Random(0).randbytes(300_000)
+    data = tar([("a.jpg", noise), ("b.jpg", noise), ("a.prompts.jsonl", lines(BOX)), ("c.jpg", noise[::-1])])
+    (tmp_path / "a.tar.zst").write_bytes(zstandard.ZstdCompressor().compress(data)[:-1000])
+    found = samples(reading_config("webdataset", tmp_path))
+    assert codes(found) == [("a", None), ("b", None), ("a", "duplicate_key"), ("", "shard_unreadable")]
+    assert len(found[2].prompts) == 1
+
+
+def test_fingerprints_are_those_of_the_files(tmp_path):
+    def fingerprints():
+        shards = make_source(reading_config("webdataset", tmp_path)).shards()
+        return {shard.name: shard.fingerprint for shard in shards}
+
+    (tmp_path / "a.tar").write_bytes(tar([("a.jpg", b"1")]))
+    (tmp_path / "b.tar").write_bytes(tar([("a.jpg", b"1")]))
+    before = fingerprints()
+    assert all(before.values())
+    assert fingerprints() == before
+    (tmp_path / "b.tar").write_bytes(tar([("a.jpg", b"2")]))
+    os.utime(tmp_path / "b.tar", ns=(1, 1))
+    after = fingerprints()
+    assert (after["a.tar"] == before["a.tar"], after["b.tar"] == before["b.tar"]) == (True, False)
+
+
+def test_members_of_more_bytes_than_allowed(tmp_path):
+    found = read(tmp_path, tar([("a.jpg", b"123456"), ("b.jpg", b"12345")]), input={"max_bytes": 5})
+    assert codes(found) == [("a", "image_too_large"), ("b", None)]
+    assert "input.max_bytes" in str(found[0].error)
 
 
 def test_gzip_in_several_parts(tmp_path):

@@ -364,6 +364,14 @@ def test_a_failed_local_write_changes_nothing(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_the_beginning_of_a_file(tmp_path, memory):
+    for uri in (f"{tmp_path}/a.bin", "memory://bucket/a.bin"):
+        storage.write_bytes_atomic(uri, b"12345")
+        assert [storage.read_beginning(uri, size) for size in (0, 4, 5, 6)] == [b"", b"1234", b"12345", b"12345"]
+        with pytest.raises(storage.NotFoundError):
+            storage.read_beginning(f"{uri}.gone", 1)
+
+
 # --- S3 --------------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,12 @@ from pipeline.storage import NotFoundError, RefusedError
 from pipeline.storage_faults import check_url, translated
 
 SECRET = "wJalrXUt/nFEMI+K7MDENGbPxRfiCY"  # made up
-READERS = (storage.read_bytes, storage.file_info, storage.open_stream)
+READERS = (
+    storage.read_bytes,
+    storage.file_info,
+    storage.open_stream,
+    lambda uri, **options: storage.read_beginning(uri, 9, **options),
+)
 
 
 @pytest.fixture(autouse=True)
