@@ -230,8 +230,8 @@ def _page(
     return f"""# A corpus in S3, killed {kills} times
 
 Written by `make corpus` (benchmarks/corpus.py): {images:,} small images in tar shards in Ceph's object gateway,
-labelled by the bundled model at 64 px on {os.cpu_count()} CPUs. The job and all of its processes were killed with SIGKILL
-{kills} times; the same command started again at once. Files of 0.5 MB, so that there are many commits.
+labelled by the bundled model at 64 px on {os.cpu_count()} CPUs. The job and all of its processes were killed with
+SIGKILL {kills} times; the same command started again at once. Files of 0.5 MB, so that there are many commits.
 
 ![Records committed and the driver's memory over the run](images/corpus.png)
 
