@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(arguments.config, arguments.overrides)
         if arguments.dry_run:
-            print(plan(config))
+            print(plan(config, selection(arguments)))
             return 0
         summary = label(config, selection(arguments))
     except ConfigurationError as error:

@@ -35,7 +35,7 @@ from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import AlreadyComplete, RunDirectory
-from pipeline.scopes import Selection
+from pipeline.scopes import ALL_OF_IT, Selection
 from pipeline.sources import Shard, make_source
 from pipeline.stages.matte import load_identity
 from pipeline.stages.parcels import BLOCK_BYTES, pack
@@ -44,8 +44,6 @@ from pipeline.stages.records import error_records
 from pipeline.summary import Summary
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
-
-ALL_OF_IT = Selection()
 
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.assignments import find_target
 from pipeline.config import LabelConfig, ModelConfig
 from pipeline.errors import ConfigurationError
 from pipeline.prompt_files import load_prompt_index
 from pipeline.runs import RunDirectory
+from pipeline.scopes import ALL_OF_IT, Selection
 from pipeline.sources import make_source
 from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.errors import SDMatteError
@@ -18,8 +20,12 @@ from sdmatte.urls import redact
 _UNTRAINED = "untrained:"
 
 
-def plan(config: LabelConfig) -> str:
+def plan(config: LabelConfig, selection: Selection = ALL_OF_IT) -> str:
     """Return what a run would do, for people; reads listings and the prompt file, starts and writes nothing.
+
+    Args:
+        config: Of the job.
+        selection: What it is asked to label.
 
     Raises:
         ConfigurationError: The input, the prompts, the output, or a model on this machine can't be used as configured.
@@ -35,7 +41,7 @@ def plan(config: LabelConfig) -> str:
         f"shards    {len(listed)}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}",
         f"prompts   {'beside the images' if index is None else f'{len(index)} keys in {redact(config.prompts.path)}'}",
         f"model     {_model_state(config.model)}",
-        f"output    {redact(config.output.path)}: {_output_state(config)}",
+        f"output    {redact(config.output.path)}: {_output_state(config, selection)}",
     ]
     return "\n".join(lines)
 
@@ -81,10 +87,14 @@ def _model_state(model: ModelConfig) -> str:
     return f"{files.name} in {files.weights}"
 
 
-def _output_state(config: LabelConfig) -> str:
-    run = RunDirectory.find(config)
+def _output_state(config: LabelConfig, selection: Selection) -> str:
+    target = find_target(config, selection)
+    run = RunDirectory.find(config, path=target.path)
     if run is None:
-        return "a new run"
+        if target.path == target.chain.path:
+            return "a new run"
+        about = "what is new" if selection.kind == "incremental" else f"records where {selection.where}, again"
+        return f"a follow-up run in {redact(target.path)}: {about}"
     if run.succeeded:
-        return f"run {run.run_id} is complete, nothing to do"
-    return f"run {run.run_id} goes on; {len(run.finished_shards())} shards are finished"
+        return f"run {run.run_id} is complete, nothing to do; --incremental labels what is new"
+    return f"run {run.run_id} in {redact(run.path)} goes on; {len(run.finished_shards())} shards are finished"

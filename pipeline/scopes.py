@@ -66,3 +66,6 @@ class Scope:
 
 ALL = Scope()
 """All of the input."""
+
+ALL_OF_IT = Selection()
+"""What a job is asked for without options."""
