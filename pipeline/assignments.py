@@ -59,13 +59,13 @@ class Assignment:
     Attributes:
         shards: To be read, unless they are finished in this run.
         seen: Ids of records that earlier runs hold, ascending; they are left alone. int64.
-        matched: Hashes of prompt-file keys that found their image in shards that are not read again.
+        matched: Hashes of prompt-file keys that found their image in shards that are not read again; int64.
         selected: Records that are to be made anew, where that was asked for.
     """
 
     shards: list[Shard]
     seen: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
-    matched: frozenset[int] = frozenset()
+    matched: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
     selected: int | None = None
 
 
@@ -121,8 +121,9 @@ def assignment(chain: Chain, scope: Scope, shards: Sequence[Shard], sources: Map
         assert scope.where is not None
         return _again(chain, shards, seen, scope.where)
     known = {name: _same(name, bases.values(), sources.get(name, "")) for name in (shard.name for shard in shards)}
-    matched = frozenset(key for shard in known.values() if shard for ledger in shard.ledgers for key in ledger.matched)
-    return Assignment([shard for shard in shards if known[shard.name] is None], seen, matched)
+    matched = (key for shard in known.values() if shard for ledger in shard.ledgers for key in ledger.matched)
+    left = [shard for shard in shards if known[shard.name] is None]
+    return Assignment(left, seen, np.fromiter(matched, np.int64))
 
 
 def _same(name: str, bases: Iterable[Mapping[str, Committed]], source: str) -> Committed | None:

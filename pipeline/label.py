@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -283,8 +284,9 @@ def _commit_unmatched(
     if there is not None and there.finished:
         return
     done = frozenset(there.record_ids.tolist() if there else ())
-    matched = {key for shard in committed.values() for ledger in shard.ledgers for key in ledger.matched}
-    for number, rows in enumerate(unmatched_rows(index, matched | job.matched, done, config.prompts)):
+    here = (key for shard in committed.values() for ledger in shard.ledgers for key in ledger.matched)
+    matched = np.union1d(np.fromiter(here, np.int64), job.matched)
+    for number, rows in enumerate(unmatched_rows(index, matched, done, config.prompts)):
         records = error_records(rows, config, run.run_id, model)
         write_part(run.claim, f"unmatched-{number:06d}", records, retries=config.workers.retries)
 

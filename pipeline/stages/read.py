@@ -249,7 +249,7 @@ class ReadShards:
 
 def unmatched_rows(
     index: Prompts,
-    matched: AbstractSet[int],
+    matched: AbstractSet[int] | NDArray[np.int64],
     done: AbstractSet[int] = frozenset(),
     config: PromptsConfig | None = None,
 ) -> Iterator[pa.Table]:
@@ -289,7 +289,7 @@ class _Missing(NamedTuple):
 
 
 def _unmatched_prompts(
-    index: Prompts, matched: AbstractSet[int], config: PromptsConfig
+    index: Prompts, matched: AbstractSet[int] | NDArray[np.int64], config: PromptsConfig
 ) -> Iterator[tuple[_Missing, dict[str, Any]]]:
     """Yield prompt structs, with what stands for their image."""
     for key, raws in index.unmatched(matched):
