@@ -33,10 +33,11 @@ class InputConfig(Section):
     """Where the images are."""
 
     kind: Literal["webdataset", "folder", "manifest"]
-    """`webdataset`: tar shards; `folder`: image files below a folder; `manifest`: JSONL or Parquet rows that name
-    images."""
+    """`webdataset`: tar shards; `folder`: image files below a folder; `manifest`: rows of JSON Lines, CSV or Parquet
+    that name images."""
     path: str | list[str]
-    """URL or path, or a list of them. Tar shards and manifests may be globs: `s3://bucket/shards/*.tar`."""
+    """URL or path, or a list of them. Tar shards and manifests also as globs (`s3://bucket/shards/*.tar`), with braces
+    (`s3://bucket/shard-{0000..0999}.tar`), or as a `.txt` file with one of all these per line."""
     max_pixels: int = Field(default=100_000_000, gt=0)
     """Images with more pixels become error records (unit: pixel)."""
     max_bytes: int | None = Field(default=None, gt=0)

@@ -93,13 +93,14 @@ class ManifestSource:
             for placed in text_rows(stream, kind, header, line):
                 if len(keys) % self._config.input.images_per_shard == 0:
                     place = {"offset": placed.offset, "line": placed.line, "header": header}
-                    cuts.append(_Cut(len(keys), len(keys), hashlib.sha256(), place))
+                    content = hashlib.sha256()
+                    cuts.append(_Cut(len(keys), len(keys), content, place))
                 row = placed.row
                 good += row.fault is None
                 fault = fault or (f"line {placed.line} {row.fault}" if row.fault else "")
                 keys.append(key_hash(row.key))
                 cuts[-1].stop += 1
-                cuts[-1].content.update(placed.raw + b"\n")
+                content.update(placed.raw + b"\n")
         if fault and not good:
             raise BadInputError(ErrorCode.IMAGE_MISSING, f"no line names an image; {fault}")
         return np.asarray(keys, np.int64), cuts

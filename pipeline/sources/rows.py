@@ -98,7 +98,7 @@ def open_text(uri: str, retries: int) -> Iterator[BinaryIO]:
     with open_stream(uri, retries=retries) as stream:
         if stream.peek(2)[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=stream) as plain:
-                yield io.BufferedReader(plain, 2**20)  # type: ignore[arg-type]
+                yield io.BufferedReader(plain, 2**20)
         else:
             yield stream
 

@@ -67,9 +67,8 @@ def tar_members(stream: BufferedReader, passed: Counter[str] | None = None) -> I
         tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError: It is damaged (:data:`TAR_DAMAGE`).
         PipelineError: The stream's own faults.
     """
-    with tarfile.open(
-        fileobj=_InPieces(_decompressed(stream)), mode="r|", bufsize=_CHUNK, tarinfo=_StrictTarInfo
-    ) as tar:
+    pieces: Any = _InPieces(_decompressed(stream))  # tarfile asks no more of a stream
+    with tarfile.open(fileobj=pieces, mode="r|", bufsize=_CHUNK, tarinfo=_StrictTarInfo) as tar:
         while (info := _next(tar)) is not None:
             tar.members.clear()  # type: ignore[attr-defined] # tarfile would remember them all
             if info.isfile():
@@ -123,7 +122,7 @@ class _StrictTarInfo(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         info = super().frombuf(buf, encoding, errors)
         if info.type in _EXTENDED and info.size > _LONGEST_HEADER:
             raise tarfile.HeaderError(f"an extended header of {info.size} bytes")
