@@ -15,9 +15,9 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.baselines import BASELINES
 from pipeline.evaluation.protocol import KINDS
 from pipeline.ids import image_id, record_id
-from pipeline.runs import RunDirectory
 from pipeline.summary import Summary
 from support.demo_run import MODEL, add_records, png
+from support.run_rows import begin
 from support.truths import write_object
 
 EVALUATE = Path(__file__).parents[2] / "jobs" / "evaluate.py"
@@ -44,7 +44,7 @@ def test_the_command_line_knows_all_kinds_and_baselines(job: dict[str, Any]) -> 
 
 def drawn_run(config: LabelConfig) -> Summary:
     """Stands for the labelling run: boxes filled, points refused, and one record short."""
-    run = RunDirectory.open_or_create(config, MODEL)
+    run = begin(config, MODEL)
     lines = Path(str(config.input.path)).read_text().splitlines()
     records: list[dict[str, Any]] = []
     for row in map(json.loads, lines):
@@ -59,7 +59,7 @@ def drawn_run(config: LabelConfig) -> Summary:
             else:
                 failed = {"status": "error", "error_code": "prompt_unsupported", "error_message": "boxes only"}
                 records.append(known | failed)
-    add_records(run, "part-test-000000", "m", records[:-1])
+    add_records(run, "test", "m", records[:-1])
     return Summary(run, run.reconcile(["m"]), 0.0)
 
 

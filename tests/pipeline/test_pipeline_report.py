@@ -108,7 +108,7 @@ def test_the_page_needs_nothing_from_elsewhere(plain: tuple[RunDirectory, str, P
 
 def test_what_comes_from_the_input_is_escaped(run: RunDirectory, plain: tuple[RunDirectory, str, Page]) -> None:
     fault = error_record(EVIL, EVIL, "image_corrupt", EVIL, label=EVIL, prompt_kind=EVIL, image_uri=EVIL)
-    add_records(run, "part-evil", EVIL, [fault])
+    add_records(run, "evil", EVIL, [fault])
     source, page, summary = report(run, [*SHARDS, EVIL, f"lost {EVIL}"])
     assert summary.faults
     assert [tag for tag, _ in page.tags if tag in {"script", "img"}] == ["img"]
@@ -125,7 +125,7 @@ def test_errors_are_counted_and_the_first_hundred_listed(run: RunDirectory) -> N
         {**error_record("bad.tar", f"k{at}", "image_corrupt" if at % 4 else "prompt_missing", "why"), "record_id": at}
         for at in range(120)
     ]
-    add_records(run, "part-bad", "bad.tar", faults)
+    add_records(run, "bad", "bad.tar", faults)
     _, page, _ = report(run, [*SHARDS, "bad.tar"])
     assert "120 errors" in page.text
     assert page.cells[1] == ["image_corrupt", "90", "64.29 %"]

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def add(run: RunDirectory, shard: str, *records: dict[str, object]) -> None:
-    add_records(run, f"part-{shard}", shard, list(records))
+    add_records(run, shard, shard, list(records))
 
 
 def ok_record(shard: str, key: str, uri: str | None, **columns: object) -> dict[str, object]:

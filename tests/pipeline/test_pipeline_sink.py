@@ -14,25 +14,29 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.commits import Commit, Ledger, by_shard, read_commits
+from pipeline import claims, storage
+from pipeline.claims import Claim, SupersededError
+from pipeline.commit_log import read_commits, seal
+from pipeline.commits import Commit, Ledger, by_shard
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.ids import id_sum
-from pipeline.runs import RunDirectory, read_records
+from pipeline.runs import read_records
 from pipeline.schema import RECORDS
 from pipeline.sink import CommitSink
-from support.run_rows import MODEL, ROWS, gray_png, label_config, ledger_row, record_rows, task
+from pipeline.stages.parcels import pack
+from support.run_rows import ROWS, begin, charge, gray_png, label_config, ledger_row, record_rows, task
 
 FIRST, LAST = -(2**63), 2**63 - 1  # the ends of what an id can be
 
 
 @pytest.fixture
 def sink(tmp_path: Path) -> CommitSink:
-    return CommitSink(str(tmp_path), file_bytes=4)
+    return CommitSink(charge(tmp_path), file_bytes=4)
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith("claims/"))
 
 
 def test_a_write_leaves_a_data_file_and_a_commit_of_the_same_name(tmp_path: Path, sink: CommitSink) -> None:
@@ -46,7 +50,7 @@ def test_a_write_leaves_a_data_file_and_a_commit_of_the_same_name(tmp_path: Path
         task(3),
     )
 
-    stem = "part-0123456789ab-000003"
+    stem = "part-000001-0123ab-0-000003"
     assert files(tmp_path) == [f"commits/{stem}.json", f"records/{stem}.parquet"]
     (commit,) = read_commits(str(tmp_path))
     data = tmp_path / f"records/{stem}.parquet"
@@ -62,15 +66,18 @@ def test_a_write_leaves_a_data_file_and_a_commit_of_the_same_name(tmp_path: Path
 
 
 def test_a_commit_can_be_read_by_a_person(tmp_path: Path, sink: CommitSink) -> None:
-    sink.write([record_rows("ä/1.tar", [1, 2]), ledger_row("ä/1.tar", [1, 2]), ledger_row("empty", [])], task(0))
-    text = (tmp_path / "commits/part-0123456789ab-000000.json").read_text(encoding="utf-8")
-    size = (tmp_path / "records/part-0123456789ab-000000.parquet").stat().st_size
+    sink.write(
+        [record_rows("ä/1.tar", [1, 2]), ledger_row("ä/1.tar", [1, 2], source="ab12"), ledger_row("empty", [])],
+        task(0),
+    )
+    text = (tmp_path / "commits/part-000001-0123ab-0-000000.json").read_text(encoding="utf-8")
+    size = (tmp_path / "records/part-000001-0123ab-0-000000.parquet").stat().st_size
     assert (
         text
         == f"""\
 {{
-  "version": 1,
-  "data": "records/part-0123456789ab-000000.parquet",
+  "version": 2,
+  "data": "records/part-000001-0123ab-0-000000.parquet",
   "rows": 2,
   "bytes": {size},
   "shards": {{
@@ -79,7 +86,7 @@ def test_a_commit_can_be_read_by_a_person(tmp_path: Path, sink: CommitSink) -> N
       "id_sum": 0,
       "ok": 0,
       "errors": {{}},
-      "ledger": {{"images": 1, "records": 0, "id_sum": 0, "matched": []}},
+      "ledger": {{"images": 1, "records": 0, "id_sum": 0, "matched": [], "source": ""}},
       "record_ids": []
     }},
     "ä/1.tar": {{
@@ -87,7 +94,7 @@ def test_a_commit_can_be_read_by_a_person(tmp_path: Path, sink: CommitSink) -> N
       "id_sum": 3,
       "ok": 2,
       "errors": {{}},
-      "ledger": {{"images": 1, "records": 2, "id_sum": 3, "matched": []}},
+      "ledger": {{"images": 1, "records": 2, "id_sum": 3, "matched": [], "source": "ab12"}},
       "record_ids": [1, 2]
     }}
   }}
@@ -105,7 +112,7 @@ def test_a_commit_survives_the_way_through_json(tmp_path: Path, sink: CommitSink
 
 def test_ledgers_alone_leave_only_a_commit(tmp_path: Path, sink: CommitSink) -> None:
     sink.write([ledger_row("a.tar", [1, 2])], task(0))
-    assert files(tmp_path) == ["commits/part-0123456789ab-000000.json"]
+    assert files(tmp_path) == ["commits/part-000001-0123ab-0-000000.json"]
     (commit,) = read_commits(str(tmp_path))
     assert (commit.data, commit.rows, commit.size) == (None, 0, 0)
     assert commit.shards["a.tar"].ledger == Ledger(1, 2, 3)
@@ -136,10 +143,34 @@ def test_a_repeated_task_replaces_equal_by_equal(tmp_path: Path, sink: CommitSin
 
 
 def test_another_job_writes_beside_the_first_ones_files(tmp_path: Path, sink: CommitSink) -> None:
-    sink.write([record_rows("a", [1])], task(0, "1" * 32))
-    sink.write([record_rows("a", [2])], task(0, "2" * 32))
-    assert len(files(tmp_path)) == 4
+    sink.write([record_rows("a", [1])], task(0))
+    logs = seal(str(tmp_path), claims.latest(str(tmp_path)), "sealed-000002-f00f00.parquet")
+    second = CommitSink(charge(tmp_path, 2, "f00f00", logs), file_bytes=4)
+    second.write([record_rows("a", [2])], task(0))
+    assert len(files(tmp_path)) == 5
     assert by_shard(read_commits(str(tmp_path)))["a"].record_ids.tolist() == [1, 2]
+
+
+def test_sinks_of_one_job_write_beside_each_other(tmp_path: Path) -> None:
+    claim = charge(tmp_path)
+    for phase in (0, 1):
+        CommitSink(claim, file_bytes=4, phase=phase).write([record_rows("a", [phase])], task(0))
+    assert by_shard(read_commits(str(tmp_path)))["a"].record_ids.tolist() == [0, 1]
+
+
+def test_a_job_that_was_superseded_writes_nothing_more(tmp_path: Path, sink: CommitSink) -> None:
+    charge(tmp_path, 2, "f00f00")
+    with pytest.raises(SupersededError, match="another job has taken over"):
+        sink.write([record_rows("a", [1])], task(0))
+    assert files(tmp_path) == []
+
+
+def test_parcels_are_unpacked(tmp_path: Path, sink: CommitSink) -> None:
+    tables = [record_rows("a", [1, 2]), ROWS.empty_table(), record_rows("b", [3]), ledger_row("b", [3])]
+    sink.write([pack(table) for table in tables], task(0))
+    committed = by_shard(read_commits(str(tmp_path)))
+    assert {name: shard.record_ids.tolist() for name, shard in committed.items()} == {"a": [1, 2], "b": [3]}
+    assert committed["b"].finished
 
 
 def test_nothing_is_committed_where_the_data_could_not_be_written(
@@ -174,7 +205,7 @@ def test_two_shards_of_one_name_are_noticed(sink: CommitSink) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"version": 1,', ""),
+        ('"version": 2,', ""),
         ('"rows": 2', '"rows": 3'),
         ('"records": 2', '"records": 1'),
         ('"id_sum": 3', '"id_sum": 4'),
@@ -185,17 +216,17 @@ def test_two_shards_of_one_name_are_noticed(sink: CommitSink) -> None:
 )
 def test_a_damaged_commit_is_named(tmp_path: Path, sink: CommitSink, old: str, new: str) -> None:
     sink.write([record_rows("a", [1, 2])], task(0))
-    path = tmp_path / "commits/part-0123456789ab-000000.json"
+    path = tmp_path / "commits/part-000001-0123ab-0-000000.json"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    with pytest.raises(ConfigurationError, match=r"part-0123456789ab-000000\.json is damaged: delete it"):
+    with pytest.raises(ConfigurationError, match=r"part-000001-0123ab-0-000000\.json is damaged: delete it"):
         read_commits(str(tmp_path))
 
 
 def test_a_commit_of_a_newer_version_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="of version 2, this program reads version 1"):
-        Commit.from_json("part-x", '{"version": 2}')
+    with pytest.raises(ConfigurationError, match="of version 3, this program reads version 2"):
+        Commit.from_json("part-x", '{"version": 3}')
 
 
 def test_the_data_file_has_the_schema_and_keeps_pictures_as_they_are(tmp_path: Path, sink: CommitSink) -> None:
@@ -205,7 +236,7 @@ def test_the_data_file_has_the_schema_and_keeps_pictures_as_they_are(tmp_path: P
     alpha = {"bytes": file.getvalue(), "path": None}
     sink.write([record_rows("a", range(5), alpha=alpha, prompt_mask=gray_png())], task(0))
 
-    path = tmp_path / "records/part-0123456789ab-000000.parquet"
+    path = tmp_path / "records/part-000001-0123ab-0-000000.parquet"
     schema = pq.read_schema(path)
     assert schema.equals(RECORDS)
     assert schema.metadata == RECORDS.metadata
@@ -228,7 +259,7 @@ def test_the_data_file_has_the_schema_and_keeps_pictures_as_they_are(tmp_path: P
 def test_row_groups_stay_small(tmp_path: Path, sink: CommitSink) -> None:
     alpha = {"bytes": bytes(2**20), "path": None}
     sink.write([record_rows("a", range(40), alpha=alpha)], task(0))
-    metadata = pq.ParquetFile(tmp_path / "records/part-0123456789ab-000000.parquet").metadata
+    metadata = pq.ParquetFile(tmp_path / "records/part-000001-0123ab-0-000000.parquet").metadata
     sizes = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
     assert metadata.num_row_groups == 3
     assert max(sizes) < 17 * 2**20
@@ -237,8 +268,8 @@ def test_row_groups_stay_small(tmp_path: Path, sink: CommitSink) -> None:
 class KilledOnce(CommitSink):
     """Its first write dies between data file and commit, with its worker."""
 
-    def __init__(self, run: str, file_bytes: int, flag: str) -> None:
-        super().__init__(run, file_bytes)
+    def __init__(self, claim: Claim, file_bytes: int, flag: str) -> None:
+        super().__init__(claim, file_bytes)
         self._flag = flag
 
     def write(self, blocks: Any, ctx: Any) -> None:
@@ -266,17 +297,17 @@ def test_ray_writes_each_record_once_though_a_writer_is_killed(tmp_path: Path, r
 
     flag = tmp_path / "killed"
     config = label_config(tmp_path / "run")
-    run = RunDirectory.open_or_create(config, MODEL)
+    run = begin(config)
     ids = {f"{shard}.tar": range(shard * 100, shard * 100 + 10) for shard in range(6)}
     blocks = [table for shard in ids for table in (record_rows(shard, ids[shard]), ledger_row(shard, ids[shard]))]
-    ray.data.from_arrow(blocks).write_datasink(KilledOnce(run.path, 25, str(flag)))
+    ray.data.from_arrow(blocks).write_datasink(KilledOnce(run.claim, 8_000, str(flag)))
 
     assert flag.exists()
     outcome = run.reconcile(ids)
     assert outcome.complete, outcome.faults
     assert (outcome.found, outcome.by_status) == (60, {"ok": 60, "error": 0})
-    # The repeated write took the orphan's name, and 66 rows came in writes of at least 25.
-    assert run.remove_orphans() == []
+    # The repeated write took the orphan's name, and 20 kB came in writes of at least 8.
+    assert run.orphans() == []
     assert len(read_commits(run.path)) <= 3
     written = read_records(run.path, ["record_id"])["record_id"].to_pylist()
     assert sorted(written) == sorted(number for shard in ids.values() for number in shard)

@@ -4,7 +4,7 @@ from pathlib import Path
 from pipeline.reconcile import Reconciliation
 from pipeline.runs import RunDirectory
 from pipeline.summary import Summary
-from support.run_rows import MODEL, label_config
+from support.run_rows import begin, label_config
 
 FOUND = Reconciliation(
     shards=2,
@@ -22,7 +22,7 @@ FOUND = Reconciliation(
 
 
 def run(folder: Path) -> RunDirectory:
-    return RunDirectory.open_or_create(label_config(folder / "run"), MODEL)
+    return begin(label_config(folder / "run"))
 
 
 def test_a_complete_run(tmp_path: Path) -> None:

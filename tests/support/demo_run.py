@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from pipeline.commits import write_part
 from pipeline.config import LabelConfig
 from pipeline.demo import build_demo_corpus
 from pipeline.ids import id_sum, image_id, record_id
+from pipeline.parts import write_part
 from pipeline.provenance import ModelIdentity
 from pipeline.runs import RunDirectory
 from pipeline.schema import LEDGER, RECORDS
+from support.run_rows import begin
 
 MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32", 64)
 
@@ -38,18 +39,18 @@ def demo_run(run: str, corpus: Path, *, source: str = "untrained:sdmatte-mini", 
             "output": {"path": run, "contact_sheet": sheet},
         }
     )
-    directory = RunDirectory.open_or_create(config, MODEL)
+    directory = begin(config, MODEL)
     for index, shard in enumerate(build_demo_corpus(corpus).shards):
-        add_records(directory, f"part-demo-{index:06d}", shard.name, list(_records(shard)))
+        add_records(directory, f"demo-{index:06d}", shard.name, list(_records(shard)))
     return directory
 
 
-def add_records(run: RunDirectory, stem: str, shard: str, records: list[dict[str, Any]]) -> None:
+def add_records(run: RunDirectory, name: str, shard: str, records: list[dict[str, Any]]) -> None:
     """Commits records, and the ledger that asks for exactly these."""
     ids = [record["record_id"] for record in records]
     ledger = {"images": 1, "records": len(ids), "id_sum": id_sum(ids), "matched": []}
     rows = [*records, {"shard": shard, "ledger": ledger}]
-    write_part(run.path, stem, pa.Table.from_pylist(rows, schema=RECORDS.append(pa.field("ledger", LEDGER))))
+    write_part(run.claim, name, pa.Table.from_pylist(rows, schema=RECORDS.append(pa.field("ledger", LEDGER))))
 
 
 def error_record(shard: str, key: str, code: str, message: str, **columns: Any) -> dict[str, Any]:

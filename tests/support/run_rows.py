@@ -1,4 +1,4 @@
-"""Rows as the model stage hands them to the sink, a configuration, and the context of a write task."""
+"""Rows as the model stage hands them to the sink, a configuration, a run, and the context of a write task."""
 
 import io
 from collections.abc import Sequence
@@ -10,9 +10,12 @@ import pyarrow as pa
 from PIL import Image
 from ray.data._internal.execution.interfaces import TaskContext
 
+from pipeline import storage
+from pipeline.claims import Claim
 from pipeline.config import LabelConfig
 from pipeline.ids import id_sum
 from pipeline.provenance import ModelIdentity
+from pipeline.runs import RunDirectory
 from pipeline.schema import LEDGER, RECORDS
 
 ROWS = RECORDS.append(pa.field("ledger", LEDGER))
@@ -39,14 +42,31 @@ def record_rows(shard: str, ids: Sequence[int], *, error: str | None = None, **c
     return pa.Table.from_pylist([{**common, **columns, "record_id": number} for number in ids], schema=ROWS)
 
 
-def ledger_row(shard: str, ids: Sequence[int], *, images: int = 1, matched: Sequence[int] = ()) -> pa.Table:
+def ledger_row(
+    shard: str, ids: Sequence[int], *, images: int = 1, matched: Sequence[int] = (), source: str = ""
+) -> pa.Table:
     """The row that ends a shard whose records have these ids."""
     ledger = {"images": images, "records": len(ids), "id_sum": id_sum(ids), "matched": list(matched)}
+    ledger["source"] = source
     return pa.Table.from_pylist([{"shard": shard, "ledger": ledger}], schema=ROWS)
 
 
-def task(index: int, write: str = "0123456789abcdef0123456789abcdef") -> TaskContext:
-    return TaskContext(task_idx=index, op_name="Write", kwargs={"write_uuid": write})
+def task(index: int) -> TaskContext:
+    return TaskContext(task_idx=index, op_name="Write")
+
+
+def charge(run: str | Path, epoch: int = 1, nonce: str = "0123ab", logs: Sequence[str] = ()) -> Claim:
+    """Put a claim as it lies in the store once its job is dead: without signs of life, at any epoch."""
+    claim = Claim(str(run), epoch, nonce, tuple(logs))
+    storage.write_bytes_atomic(storage.join(str(run), "claims", f"{epoch:06d}.json"), claim.to_json())
+    return claim
+
+
+def begin(config: LabelConfig, model: ModelIdentity = MODEL) -> RunDirectory:
+    """Begin a run, or go on with one, as a job that is over at once: its claim can still be written with."""
+    with RunDirectory.claimed(config, model) as run:
+        pass
+    return run
 
 
 def label_config(output: str | Path, /, **sections: dict[str, Any]) -> LabelConfig:
