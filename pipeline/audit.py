@@ -47,7 +47,8 @@ NOTES: Mapping[str, str] = MappingProxyType(
 """All that `prompt_repairs` can say. Stable: add, never rename."""
 
 SIMILAR = 0.25
-"""Parts of a mask with at least this share of the largest one's pixels are subjects of their own."""
+"""Parts of a mask with at least this share of the largest one's pixels are subjects of their own. Parts that are not
+more than two pixels apart are one."""
 
 _ROUNDED = 1e-6  # pixels
 
@@ -356,15 +357,18 @@ def _crop(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _parts(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int, int] | None:
-    """Return the labels of a mask's parts, the largest one's label, and how many are of similar size.
-
-    Pixels that touch at a corner belong together.
+    """Return the labels of a mask's parts (0 outside), the largest one's label, and how many are of similar size.
 
     Returns:
         None where it is one subject, whatever specks there are beside it.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(inside).view(np.uint8), connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
+    pixels = np.ascontiguousarray(inside).view(np.uint8)
+    joined = cv2.dilate(pixels, np.ones((3, 3), np.uint8))  # over cracks of one or two pixels
+    count, labels = cv2.connectedComponents(joined, connectivity=8)
+    if count == 2:  # the outside is one
+        return None
+    labels *= pixels
+    areas = np.bincount(labels.ravel(), minlength=count)[1:]
     largest = int(areas.argmax())
-    count = int(np.count_nonzero(areas >= SIMILAR * areas[largest]))
-    return (np.asarray(labels, np.int32), largest + 1, count) if count > 1 else None
+    similar = int(np.count_nonzero(areas >= SIMILAR * areas[largest]))
+    return (np.asarray(labels, np.int32), largest + 1, similar) if similar > 1 else None
