@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"runs: {redact(str(error))}", file=sys.stderr)
         return 2
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:  # OSError: of Arrow, where a data file can't be read
         print(f"runs: {redact(str(error))}", file=sys.stderr)
         return 1
 

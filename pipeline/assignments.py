@@ -120,7 +120,9 @@ def assignment(chain: Chain, scope: Scope, shards: Sequence[Shard], sources: Map
     if scope.kind == "again":
         assert scope.where is not None
         return _again(chain, shards, seen, scope.where)
-    known = {name: _same(name, bases.values(), sources.get(name, "")) for name in (shard.name for shard in shards)}
+    # A run that made records anew looked into shards of which runs of other settings may hold the rest.
+    whole = [base for name, base in bases.items() if set(chain.runs[name].scope.bases) <= set(scope.bases)]
+    known = {name: _same(name, whole, sources.get(name, "")) for name in (shard.name for shard in shards)}
     matched = (key for shard in known.values() if shard for ledger in shard.ledgers for key in ledger.matched)
     left = [shard for shard in shards if known[shard.name] is None]
     return Assignment(left, seen, np.fromiter(matched, np.int64))

@@ -16,6 +16,7 @@ read with some thousand requests, and a commit that arrives after its epoch has 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import re
@@ -30,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import claims, storage
-from pipeline.claims import Claim
+from pipeline.claims import Claim, SupersededError
 from pipeline.commits import Commit, Ledger, ShardPart
 from pipeline.errors import ConfigurationError, PipelineError, TransientError
 from pipeline.schema import LEDGER
@@ -75,21 +76,27 @@ def read_commits(run: str) -> list[Commit]:
         ConfigurationError: One of them is damaged, or the store refuses to hand it out.
         TransientError: The store failed repeatedly.
     """
-    return _patiently(run, lambda: _read(run, claims.latest(run)))
+
+    def read() -> list[Commit]:
+        claim = claims.latest(run)
+        if claim is None:
+            return []
+        listed = _counting(run, claim)
+        claim.check()  # else the next job may have sealed and deleted what this listing should have shown
+        return _read(run, *listed)
+
+    return _patiently(run, read)
 
 
 def _patiently(run: str, read: Callable[[], _T]) -> _T:
-    """Read; again, if what was listed has been gathered and deleted meanwhile."""
+    """Read; again, if what was listed has been gathered and deleted meanwhile, or another job has taken over."""
     for _ in range(_ATTEMPTS):
-        with suppress(NotFoundError):
+        with suppress(NotFoundError, SupersededError):
             return read()
     raise TransientError(f"the commits of {redact(run)} change faster than they can be read; try again")
 
 
-def _read(run: str, claim: Claim | None) -> list[Commit]:
-    if claim is None:
-        return []
-    logs, loose = _counting(run, claim)
+def _read(run: str, logs: Sequence[str], loose: Sequence[storage.FileInfo]) -> list[Commit]:
     with ThreadPoolExecutor(_READERS) as pool:
         gathered = pool.map(lambda name: _read_log(run, name), logs)
         single = pool.map(_read_commit, loose)
@@ -99,12 +106,26 @@ def _read(run: str, claim: Claim | None) -> list[Commit]:
 
 
 def _counting(run: str, claim: Claim) -> tuple[list[str], list[storage.FileInfo]]:
-    """Return the names of the logs that count, and the single commits of the claim's own epoch."""
-    logs = list(claim.logs)
+    """Return the names of the logs that count, and the single commits of the claim's own epoch.
+
+    Raises:
+        NotFoundError: Commits were gathered while they were listed.
+    """
+    logs, loose = _of_epoch(run, claim.epoch)
+    # A listing of many names is not of one moment: it can miss a log, because it was past its name when that was
+    # written, and the commits in it, because they were deleted when it came to theirs. A second one has the log.
+    if _of_epoch(run, claim.epoch)[0] != logs:
+        raise NotFoundError(f"commits of {redact(run)} were gathered while they were listed")
+    return [*claim.logs, *logs], loose
+
+
+def _of_epoch(run: str, epoch: int) -> tuple[list[str], list[storage.FileInfo]]:
+    """Return the names of an epoch's logs, and its single commits."""
+    logs: list[str] = []
     loose: list[storage.FileInfo] = []
     for file in list_part_files(run, "commits"):
         match = _NAME.fullmatch(file.name)
-        if match and int(match[2]) == claim.epoch:
+        if match and int(match[2]) == epoch:
             if match[1] == "log":
                 logs.append(file.name)
             else:
@@ -143,7 +164,7 @@ def compact(claim: Claim, number: int, *, at: int = COMPACT_AT) -> bool:
 
     Args:
         claim: Of the job that calls this, which must be in charge.
-        number: Of the log, from 0; unique within the job.
+        number: Of the log, from 0; never used twice within the job, even if it failed before.
         at: How many are many.
 
     Returns:
@@ -165,11 +186,13 @@ def compacting(claim: Claim) -> Iterator[None]:
     stop = threading.Event()
 
     def work() -> None:
-        number = 0
-        while not stop.wait(COMPACT_SECONDS):
+        # A number per attempt: one that failed may have deleted commits already, so its log must not be replaced.
+        for number in itertools.count():
+            if stop.wait(COMPACT_SECONDS):
+                return
             try:
                 claim.check(retries=0)  # a job that was superseded deletes nothing
-                number += compact(claim, number)
+                compact(claim, number)
             except PipelineError as error:
                 _log.warning("the commits could not be gathered this time: %s", error)
 
@@ -198,7 +221,7 @@ def merge(
     """
     if claim is None:
         return ()
-    commits = [commit for commit in _patiently(run, lambda: _read(run, claim)) if keep(commit)]
+    commits = [commit for commit in _patiently(run, lambda: _read(run, *_counting(run, claim))) if keep(commit)]
     names = []
     for start in range(0, len(commits), LOG_COMMITS):
         names.append(name.replace(".parquet", f"-{start // LOG_COMMITS:06d}.parquet"))

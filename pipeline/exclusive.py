@@ -20,6 +20,7 @@ from pipeline.storage_faults import NotFoundError, fault_codes, retried
 from sdmatte.urls import redact
 
 _TAKEN = 412  # precondition failed
+_UNKNOWN = 501  # what stores answer that don't know the header
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -47,7 +48,10 @@ def create(uri: str, data: bytes, *, retries: int = storage.RETRIES) -> bool:
             else:
                 fs.pipe_file(inner, data, mode="create")
         except Exception as error:
-            if not isinstance(error, FileExistsError) and fault_codes(error)[1] != _TAKEN:
+            status = fault_codes(error)[1]
+            if status == _UNKNOWN or isinstance(error, NotImplementedError | TypeError):
+                raise _no_conditions(uri, f"takes no conditional writes ({type(error).__name__}: {error})") from None
+            if not isinstance(error, FileExistsError) and status != _TAKEN:
                 raise
             return False
         return True
@@ -79,11 +83,14 @@ def check_store(folder: str, *, retries: int = storage.RETRIES) -> None:
         with suppress(ConfigurationError):
             storage.delete(probe, retries=retries)
     if not first or second:
-        raise ConfigurationError(
-            f"the store of {redact(folder)} ignores the condition of conditional writes (If-None-Match), so it can't "
-            "keep a second job out of the run; write to another store, or set output.exclusive=false and make sure "
-            "yourself that one job at a time writes there"
-        )
+        raise _no_conditions(folder, "ignores the condition of conditional writes (If-None-Match)")
+
+
+def _no_conditions(uri: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the store of {redact(uri)} {redact(reason)}, so it can't keep a second job out of the run; write to another "
+        "store, or set output.exclusive=false and make sure yourself that one job at a time writes there"
+    )
 
 
 def _create_local(path: Path, data: bytes) -> None:

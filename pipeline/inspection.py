@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,6 @@ from pipeline.sources import make_source
 from sdmatte.urls import redact
 
 _FAULTS_SHOWN = 10
-_SHOWN_BYTES = 40  # of columns that hold pictures
 
 
 def open_chain(path: str) -> Chain:
@@ -166,26 +166,30 @@ def find_record(chain: Chain, record: str, columns: list[str] | None = None) -> 
         ConfigurationError: There is no such record.
         TransientError: The store failed repeatedly.
     """
-    identifier = record_number(record)
+    numbers = pa.array(record_numbers(record), pa.int64())
     runs = sorted(chain.runs.values(), key=lambda run: run.succeeded)
     for run in reversed(runs):
-        rows = run.dataset().to_table(columns=columns, filter=pc.field("record_id") == pa.scalar(identifier))
+        rows = run.dataset().to_table(columns=columns, filter=pc.field("record_id").isin(numbers))
         if len(rows):
             row: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
             return run, row
-    raise ConfigurationError(f"{redact(chain.path)} holds no record {show(identifier)} ({identifier})")
+    raise ConfigurationError(f"{redact(chain.path)} holds no record {record}")
 
 
-def record_number(text: str) -> int:
-    """Return the id that is written as 16 hexadecimal digits, or as a signed decimal number.
+def record_numbers(text: str) -> list[int]:
+    """Return the ids that a text may mean: 16 hexadecimal digits, or a signed decimal number, or either of them.
 
     Raises:
         ConfigurationError: It is neither.
     """
-    try:
-        return parse(text) if len(text) == 16 and not text.startswith("-") and not text.isdecimal() else int(text)
-    except ValueError:
-        raise ConfigurationError(f"{text!r} is no record id: give 16 hexadecimal digits, or a whole number") from None
+    numbers = [parse(text)] if re.fullmatch("[0-9a-fA-F]{16}", text) else []
+    if re.fullmatch("-?[0-9]{1,19}", text) and -(2**63) <= int(text) < 2**63:
+        numbers.append(int(text))
+    if not numbers:
+        raise ConfigurationError(
+            f"{text!r} is no record id: give 16 hexadecimal digits, or a signed number of 64 bits"
+        )
+    return numbers
 
 
 def explain(chain: Chain, record: str) -> str:

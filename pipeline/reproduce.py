@@ -48,8 +48,9 @@ class Reproduction:
     def same(self) -> bool:
         """Whether status, error code and alpha are the same, the latter within :data:`TOLERANCE`."""
         outcome = [(row["status"], row["error_code"]) for row in (self.there, self.here)]
-        has_alpha = self.there["alpha"] is not None
-        return outcome[0] == outcome[1] and (not has_alpha or (self.largest or 0.0) <= TOLERANCE + 1e-9)
+        if self.there["alpha"] is None:
+            return outcome[0] == outcome[1]
+        return outcome[0] == outcome[1] and self.largest is not None and self.largest <= TOLERANCE + 1e-9
 
     def __str__(self) -> str:
         lines = [f"record {show(self.there['record_id'])}"]

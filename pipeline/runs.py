@@ -148,7 +148,13 @@ class RunDirectory:
         return cls(path, info, resumed=True)
 
     def hold(self, claim: Claim) -> None:
-        """Write `run.json` as a job's that is in charge now, and clear away what doesn't count any more."""
+        """Write `run.json` as a job's that is in charge now, and clear away what doesn't count any more.
+
+        Raises:
+            SupersededError: Another job has taken the run over meanwhile.
+            TransientError: The store failed repeatedly.
+        """
+        claim.check()
         self._claim = claim
         if not self.resumed:
             self._save()
@@ -206,7 +212,13 @@ class RunDirectory:
         return {name for name, shard in self.committed().items() if shard.finished}
 
     def write_plan(self, shards: Sequence[str]) -> None:
-        """Note which shards the run is to label, by name; an earlier plan is replaced."""
+        """Note which shards the run is to label, by name; an earlier plan is replaced.
+
+        Raises:
+            SupersededError: Another job has taken the run over.
+            TransientError: The store failed repeatedly.
+        """
+        self.claim.check()
         file = io.BytesIO()
         pq.write_table(pa.table({"shard": pa.array(shards, pa.string())}), file, compression="zstd")
         storage.write_bytes_atomic(storage.join(self.path, PLAN), file.getvalue())
@@ -241,10 +253,13 @@ class RunDirectory:
         files = {f"records/{file.name}" for file in commit_log.list_part_files(self.path, "records")}
         return reconcile.reconcile(held, expected, files)
 
-    def orphans(self) -> list[storage.FileInfo]:
+    def orphans(self, claim: Claim | None = None) -> list[storage.FileInfo]:
         """Return what killed writes left behind: data files without a commit that counts, and unfinished files.
 
         While a job writes to the run, the data file of a write that is under way looks the same.
+
+        Args:
+            claim: Files of jobs that came after it are left alone; default this job's own, if it has one.
         """
         kept = {commit.data for commit in commit_log.read_commits(self.path)}
         unfinished = [file for file in commit_log.list_part_files(self.path, "commits") if file.name.startswith(".")]
@@ -252,7 +267,8 @@ class RunDirectory:
             file for file in commit_log.list_part_files(self.path, "records") if f"records/{file.name}" not in kept
         ]
         # Nothing that a person put there, and nothing of a job that came after this one.
-        last = self._claim.epoch if self._claim else None
+        claim = claim or self._claim
+        last = claim.epoch if claim else None
         return [
             file
             for file in data + unfinished

@@ -96,7 +96,7 @@ def redo(run: RunDirectory, shards: Collection[str]) -> int:
 def _garbage(run: RunDirectory, claim: Claim | None) -> list[storage.FileInfo]:
     outdated = commit_log.outdated(claim) if claim else []
     probes = [file for file in storage.list_files(storage.join(run.path, "claims")) if file.name.startswith("probe-")]
-    return [*run.orphans(), *outdated, *probes]
+    return [*run.orphans(claim), *outdated, *probes]
 
 
 def _in_charge(run: RunDirectory, gather: Gather) -> AbstractContextManager[Claim]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigurationError, ErrorCode
@@ -42,11 +43,15 @@ def parse(text: str) -> pc.Expression:
     try:
         if len(text) > _LONGEST:
             raise _refused("it is too long")
-        return _condition(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+        condition = _condition(ast.parse(text.strip(), mode="eval").body)
+        RECORDS.empty_table().filter(condition)
+    except (SyntaxError, RecursionError, MemoryError, UnicodeError) as error:
         raise _refused(f"it can't be parsed ({error})") from None
+    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise _refused(f"the condition {text[:200]!r} compares what can't be compared ({error})") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"the condition {text[:200]!r}: {error}") from None
+    return condition
 
 
 def of_codes(codes: str) -> str:
@@ -81,7 +86,7 @@ def _condition(node: ast.expr) -> pc.Expression:
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             return _comparison(left, op, right)
         case ast.Name(id=name) if name in RECORDS.names and RECORDS.field(name).type == "bool":
-            return pc.field(name)
+            return pc.coalesce(pc.field(name), pc.scalar(False))  # as `transparent == True`
     raise _refused(f"{ast.unparse(node)[:100]!r} is no comparison; join several by and, or")
 
 
