@@ -17,30 +17,25 @@ from __future__ import annotations
 
 import errno
 import glob
-import io
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-import fsspec
-from fsspec.core import url_to_fs
+from typing import Any
 
 from pipeline.errors import ConfigurationError
+from pipeline.filesystems import RETRIES, explained, filesystem, is_local, is_url
 from pipeline.storage_faults import (
     NotFoundError,
     RefusedError,
-    check_url,
-    fault_codes,
     public_uri,
     retried,
-    translated,
 )
+from pipeline.streams import CHUNK, MAX_LINE, open_stream, read_lines
 
 __all__ = [
     "MAX_LINE",
@@ -69,16 +64,7 @@ __all__ = [
     "write_bytes_atomic",
 ]
 
-MAX_LINE = 64 * 2**20
-"""Bytes of a line of a text file; longer ones are cut, so that no file can fill the memory."""
-
-RETRIES = 5
-"""How often a transient fault is retried where the caller doesn't say."""
-
-_T = TypeVar("_T")
-_CHUNK = 8 * 2**20  # bytes per request of a stream
 _CHANGED = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
-_CHAINED = re.compile(r"::[a-z][a-z0-9+]*://")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory"}  # no folders to make
 
 
@@ -103,11 +89,6 @@ class FileInfo:
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
-
-
-def is_url(path: str) -> bool:
-    """Tell URLs (``s3://...``) from local paths."""
-    return "://" in path
 
 
 def absolute(path: str) -> str:
@@ -147,7 +128,7 @@ def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIE
             base = _parent(re.split(r"[*?[]", inner, maxsplit=1)[0])
             infos = fs.glob(inner, detail=True)
         else:
-            info = _explained(fs, inner, lambda: fs.info(inner))
+            info = explained(fs, inner, lambda: fs.info(inner))
             if info["type"] != "directory":
                 return [described(fs, info, _parent(info["name"]))]
             base = info["name"]
@@ -175,7 +156,7 @@ def file_info(uri: str, *, retries: int = RETRIES) -> FileInfo:
     fs, inner = filesystem(uri)
 
     def ask() -> FileInfo:
-        info = _explained(fs, inner, lambda: fs.info(inner))
+        info = explained(fs, inner, lambda: fs.info(inner))
         if info["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, "this is a folder")
         return described(fs, info, _parent(info["name"]))
@@ -215,7 +196,7 @@ def read_beginning(uri: str, size: int, *, retries: int = RETRIES) -> bytes:
         parts: list[bytes] = []
         left = size
         with fs.open(inner, "rb", **({"block_size": 0} if is_web(uri) else {})) as file:  # 0: one request, streamed
-            while left and (part := file.read(min(left, _CHUNK))):
+            while left and (part := file.read(min(left, CHUNK))):
                 parts.append(part)
                 left -= len(part)
         return b"".join(parts)
@@ -232,90 +213,6 @@ def check_readable(uri: str, *, retries: int = RETRIES) -> None:
     """
     fs, inner = filesystem(uri)
     retried("read", uri, retries, lambda: fs.cat_file(inner, start=0, end=1))
-
-
-def open_stream(uri: str, *, retries: int = RETRIES) -> io.BufferedReader:
-    """Open a file or object for reading from front to back; at most a few chunks of 8 MiB of it are in memory.
-
-    The stream can seek where the store allows it, and raises the errors of this module; close it after use.
-
-    Raises:
-        NotFoundError: It isn't there.
-    """
-    fs, inner = filesystem(uri)
-
-    def attempt() -> Any:
-        return _explained(fs, inner, lambda: fs.open(inner, "rb", block_size=_CHUNK))
-
-    return io.BufferedReader(_Stream(retried("open", uri, retries, attempt), uri, retries), 2**20)
-
-
-def read_lines(stream: BinaryIO, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a stream from where it stands: their offsets, and their bytes.
-
-    Line ends (LF, CRLF) and a byte order mark are left out; what exceeds :data:`MAX_LINE` of a line is skipped.
-
-    Args:
-        stream: Of the file.
-        stop: Offset at which no further line is begun; by default the end.
-    """
-    while stop is None or stream.tell() < stop:
-        offset = stream.tell()
-        line = rest = stream.readline(MAX_LINE)
-        if not line:
-            return
-        while rest and not rest.endswith(b"\n"):
-            rest = stream.readline(MAX_LINE)
-        yield offset, line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b"").rstrip(b"\r\n")
-
-
-class _Stream(io.RawIOBase):
-    """A file whose reads are retried at the same place; an end before the known size is a fault, not an end."""
-
-    def __init__(self, file: Any, uri: str, retries: int) -> None:
-        self._file = file
-        self._uri = uri
-        self._retries = retries
-        self._size: int | None = getattr(file, "size", None)
-        self._can_seek: bool = file.seekable()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return self._can_seek
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = memoryview(buffer).nbytes
-        start = self._file.tell() if self._can_seek else 0
-        first = True
-
-        def attempt() -> bytes:
-            nonlocal first
-            if not first:
-                self._file.seek(start)
-            first = False
-            data: bytes = self._file.read(wanted)
-            if not data and wanted and self._can_seek and self._size is not None and start < self._size:
-                raise EOFError(f"the connection ended at byte {start} of {self._size}")
-            return data
-
-        # What can't seek can't be asked again for the same bytes.
-        data = retried("read", self._uri, self._retries if self._can_seek else 0, attempt)
-        memoryview(buffer)[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            with suppress(Exception):  # nothing was written: there is nothing to lose
-                self._file.close()
-        super().close()
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -379,35 +276,6 @@ def sync_folder(path: Path) -> None:
 # --- fsspec ----------------------------------------------------------------------------------------------------------
 
 
-def filesystem(uri: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a path or URL, and the path in it.
-
-    Raises:
-        RefusedError: The URL can't be used, or its protocol needs another package.
-        ConfigurationError: The credentials are missing or wrong.
-    """
-    if not is_url(uri):
-        return fsspec.filesystem("file"), Path(uri).expanduser().absolute().as_posix()
-    check_url(uri)
-    options = {"use_listings_cache": False}  # other processes write, too
-    try:
-        if "::" not in uri or _CHAINED.search(uri):
-            fs, inner = url_to_fs(uri, **options)
-        else:  # a key with :: in it, which url_to_fs takes for a chain
-            kind = fsspec.get_filesystem_class(uri.partition("://")[0])
-            fs, inner = kind(**kind._get_kwargs_from_urls(uri), **options), kind._strip_protocol(uri)  # noqa: SLF001
-    except ImportError as error:
-        raise RefusedError(f"can't use {public_uri(uri)}, whose protocol needs another package: {error}") from None
-    except Exception as error:  # noqa: BLE001 - of any package
-        raise translated(error, f"can't use {public_uri(uri)}", uri) from None
-    return fs, inner
-
-
-def is_local(fs: Any) -> bool:
-    """Tell this machine's disks from stores."""
-    return isinstance(fs, fsspec.get_filesystem_class("file"))
-
-
 def _parent(path: str) -> str:
     return path.rpartition("/")[0]
 
@@ -457,13 +325,3 @@ def _changed(path: str) -> int | None:
         return os.stat(path).st_mtime_ns  # noqa: PTH116 - of what a link leads to, too
     except OSError:
         return None
-
-
-def _explained(fs: Any, path: str, ask: Callable[[], _T]) -> _T:
-    """Call; if a bare HEAD was refused, find out why: its answer has no body, that of a GET tells the reason."""
-    try:
-        return ask()
-    except Exception as error:
-        if fault_codes(error)[1] in (400, 403) and not is_local(fs):
-            fs.cat_file(path, start=0, end=1)
-        raise

@@ -12,7 +12,7 @@ import requests
 import urllib3
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import storage, storage_faults
+from pipeline import storage, storage_faults, streams
 from pipeline.errors import ConfigurationError, TransientError
 
 
@@ -330,7 +330,7 @@ def test_lines_of_any_end(tmp_path):
 
 
 def test_endless_lines_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "MAX_LINE", 10)
+    monkeypatch.setattr(streams, "MAX_LINE", 10)
     (tmp_path / "a").write_bytes(b"x" * 35 + b"\nnext\n")
     with storage.open_stream(str(tmp_path / "a")) as stream:
         assert list(storage.read_lines(stream)) == [(0, b"x" * 10), (36, b"next")]
