@@ -156,25 +156,20 @@ class ImageAudit:
             x1, y1 = placing.affine.point(x1, y1)
             if not all(map(math.isfinite, (x0, y0, x1, y1))):
                 raise _not_finite("box", content["box"])
-        placed = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
+        left, top, right, bottom = placed = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
         prompt["box"] = [x0, y0, x1, y1] if swapped else placed
         if swapped and not flat:
             if self._policy.swapped == "error":
                 raise BadInputError(
                     ErrorCode.PROMPT_SWAPPED,
-                    f"box {content['box']} has its corners in the wrong order, expected x0 < x1 and y0 < y1; if it is "
-                    "x, y, width, height, set prompts.box to xywh",
+                    f"box {content['box']} has its corners in the wrong order, expected x0 < x1 and y0 < y1 "
+                    f"(prompts.box is {self._config.box}); correct it, or allow sorting them by prompts.audit.swapped",
                 )
             prompt["box"] = placed
             repairs.append("box_swapped")
         width, height = self._size
-        Box(*placed).validate(width, height)
-        clipped = [
-            max(placed[0], 0.0),
-            max(placed[1], 0.0),
-            min(placed[2], float(width)),
-            min(placed[3], float(height)),
-        ]
+        Box(left, top, right, bottom).validate(width, height)
+        clipped = [max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))]
         if clipped != placed:
             if max(abs(there - here) for there, here in zip(placed, clipped, strict=True)) > ROUNDING:
                 self._partly_outside("box", placed)

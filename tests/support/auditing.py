@@ -28,7 +28,7 @@ def no_masks(name: str) -> bytes:
 def audit_all(
     *contents: Any,
     size: tuple[int, int] = (WIDTH, HEIGHT),
-    orientation: int = 1,
+    orientation_of_image: int = 1,
     load_mask: Callable[[str], bytes] = no_masks,
     max_pixels: int = 10**6,
     **prompts: Any,
@@ -38,13 +38,13 @@ def audit_all(
     Args:
         contents: The prompts, in the native form.
         size: Width and height of the upright image.
-        orientation: Its EXIF orientation.
+        orientation_of_image: Its EXIF orientation.
         load_mask: Fetches mask files.
         max_pixels: Limit on larger masks.
         prompts: Settings under ``prompts``.
     """
     config = PromptsConfig.model_validate(prompts)
-    audit = ImageAudit(config, ImageInfo(*size, "JPEG", (), orientation), load_mask, max_pixels)
+    audit = ImageAudit(config, ImageInfo(*size, "JPEG", (), orientation_of_image), load_mask, max_pixels)
     return [audit(raw_prompt(content, WHERE), 5) for content in contents]
 
 
