@@ -11,13 +11,13 @@ one that changes belongs to a living job, one that stays as it is for a while to
 
 from __future__ import annotations
 
-import _thread
 import json
 import logging
 import os
 import platform
 import re
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -207,10 +207,17 @@ class Heartbeat:
             except SupersededError:
                 self.lost = True
                 if self._interrupts and not self._stop.is_set():
-                    _thread.interrupt_main()
+                    _interrupt_main_thread()
                 return
             except PipelineError as error:
                 _log.warning("no sign of life could be written: %s", error)
+
+
+def _interrupt_main_thread() -> None:
+    """Send it a signal: `_thread.interrupt_main` would be noticed only once it has stopped waiting for something."""
+    number = threading.main_thread().ident
+    if number is not None:
+        signal.pthread_kill(number, signal.SIGINT)
 
 
 def _is_alive(claim: Claim) -> bool:
