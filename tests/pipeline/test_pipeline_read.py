@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from collections import Counter
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, TransientError
@@ -62,7 +64,7 @@ def test_rows_and_ledger(tmp_path):
     assert "b.prompts.jsonl" in missing["error_message"]
     assert missing["record_id"] == record_id(second["image_id"], {})
     everything = ids([first, second])
-    assert last["ledger"] == {"images": 2, "records": 3, "id_sum": id_sum(everything), "matched": []}
+    assert last["ledger"] == {"images": 2, "records": 3, "id_sum": id_sum(everything), "matched": [], "source": ""}
     assert last == dict.fromkeys(IMAGE_ROWS.names) | {
         "shard": "a.tar",
         "prompts": last["prompts"],
@@ -100,19 +102,55 @@ def test_every_fault_of_an_image_is_on_each_of_its_prompts(tmp_path):
 
 
 def test_boxes_are_audited_against_the_upright_image(tmp_path):
-    from io import BytesIO
-
-    from PIL import Image
-
     exif = Image.Exif()
     exif[0x0112] = 6
-    file = BytesIO()
+    file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, "JPEG", exif=exif)
     prompts = lines({"box": [0, 0, 30, 40]}, {"box": [0, 0, 40, 30]}, {"box": [31, 0, 40, 30]})
     row, _ = read_rows(write(tmp_path, [("a.jpg", file.getvalue()), ("a.prompts.jsonl", prompts)]))
     assert (row["image_width"], row["image_height"]) == (30, 40)
     assert [p["repairs"] for p in row["prompts"]] == [[], ["box_clipped"], []]
     assert [p["error_code"] for p in row["prompts"]] == [None, None, "prompt_out_of_frame"]
+
+
+def test_prompts_for_images_as_they_are_stored(tmp_path):
+    """A detector that was fed without regard to EXIF."""
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "JPEG", exif=tags)
+    prompts = lines({"box": [0, 0, 40, 10]}, {"box": [0, 0, 40, 10], "image_size": [80, 60]})
+    members = [("a.jpg", file.getvalue()), ("a.prompts.jsonl", prompts)]
+    row, _ = read_rows(write(tmp_path, members, prompts={"orientation": "stored"}))
+    assert [p["box"] for p in row["prompts"]] == [[20, 0, 30, 40], [25, 0, 30, 20]]
+    assert [p["repairs"] for p in row["prompts"]] == [[], ["frame_scaled"]]
+
+
+def test_what_the_audit_counts_and_compares_does_not_depend_on_what_is_done(tmp_path):
+    members = [("a.png", image()), ("a.prompts.jsonl", lines(BOX, POINTS, BOX, POINTS, BOX))]
+    config = write(tmp_path, members, prompts={"max_per_image": 4})
+    whole, _ = read_rows(config)
+    assert [p["error_code"] for p in whole["prompts"]] == [None, None, None, None, "prompt_too_many"]
+    assert [p["repairs"] for p in whole["prompts"]] == [[], [], ["prompt_duplicate"], ["prompt_duplicate"], []]
+    done = np.array([p["record_id"] for p in whole["prompts"][:2]], "<i8")
+    rest, _ = read_rows(config, {"a.tar": done.tobytes()})
+    assert rest["prompts"] == whole["prompts"][2:]
+    (shard,) = make_source(config).shards()
+    (table,) = ReadShards(config, seen=np.sort(done))(plan_table([shard], {}))
+    assert table["prompts"][0].as_py() == whole["prompts"][2:]
+
+
+def test_policies_of_the_run_are_applied(tmp_path):
+    members = [("a.png", image()), ("a.prompts.jsonl", lines(BOX, BOX))]
+    row, _ = read_rows(write(tmp_path, members, prompts={"audit": {"duplicate": "error"}}))
+    assert [p["error_code"] for p in row["prompts"]] == [None, "prompt_duplicate"]
+
+
+def test_boxes_of_images_that_cannot_be_used_are_shown_only_in_the_frame_of_records(tmp_path):
+    members = [("a.png", b""), ("a.prompts.jsonl", lines({"box": [0.1, 0.2, 0.3, 0.4]}))]
+    row, _ = read_rows(write(tmp_path, members, prompts={"units": "normalised"}))
+    (prompt,) = row["prompts"]
+    assert (prompt["kind"], prompt["box"], prompt["error_code"]) == ("box", None, "image_empty")
 
 
 def test_masks_of_the_shard(tmp_path):
@@ -291,7 +329,7 @@ def test_prompts_without_image_are_records_of_a_shard_of_their_own(tmp_path):
     assert rows[3]["prompts"][0]["points"] == [[3, 4]]
     found = ids(rows)
     assert len(set(found)) == 6
-    assert rows[-1]["ledger"] == {"images": 0, "records": 6, "id_sum": id_sum(found), "matched": []}
+    assert rows[-1]["ledger"] == {"images": 0, "records": 6, "id_sum": id_sum(found), "matched": [], "source": ""}
     assert [
         len(table) for table in unmatched_rows(index, {key_hash(k) for k in ("a.png", "gone.png", "far.png")})
     ] == [3]

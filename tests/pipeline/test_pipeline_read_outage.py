@@ -37,8 +37,9 @@ def outage(monkeypatch, *endings):
     monkeypatch.setattr(storage, "read_bytes", failing)
 
 
-@pytest.mark.parametrize("missing", ["b.png", "b.prompts.jsonl", "m.png"])
-def test_what_the_store_fails_to_hand_out_is_left_for_the_next_job(tmp_path, monkeypatch, missing):
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder of three images, the second with a mask file; and the configuration that reads it."""
     (tmp_path / "in").mkdir()
     files = {"a.png": image(), "a.prompts.jsonl": lines(BOX), "c.png": image(), "c.prompts.jsonl": lines(BOX, POINTS)}
     files |= {"b.png": image(), "b.prompts.jsonl": lines(BOX, {"mask": "masks/m.png"})}
@@ -46,25 +47,47 @@ def test_what_the_store_fails_to_hand_out_is_left_for_the_next_job(tmp_path, mon
         (tmp_path / "in" / name).write_bytes(data)
     (tmp_path / "in/masks").mkdir()
     (tmp_path / "in/masks/m.png").write_bytes(image(shade=255))
-    config = reading_config("folder", tmp_path / "in", input={"images_per_shard": 1_000_000})
-    (shard,) = make_source(config).shards()
-    (whole,) = ReadShards(config)(plan_table([shard], {}))
+    return reading_config("folder", tmp_path / "in", input={"images_per_shard": 1_000_000})
 
+
+@pytest.mark.parametrize(
+    ("missing", "fate"),
+    [("b.png", ["image_unavailable"] * 2), ("m.png", [None, "prompt_unavailable"])],
+)
+def test_what_the_store_fails_to_hand_out_becomes_a_record_that_may_be_made_again(corpus, monkeypatch, missing, fate):
+    (shard,) = make_source(corpus).shards()
+    (whole,) = ReadShards(corpus)(plan_table([shard], {}))
     warnings = []
     with monkeypatch.context() as patch:
         outage(patch, missing)
-        (table,) = ReadShards(config, warn=warnings.append)(plan_table([shard], {}))
+        (table,) = ReadShards(corpus, warn=warnings.append)(plan_table([shard], {}))
+    rows = table.to_pylist()
+    assert outcome(rows) == [("a.png", [None]), ("b.png", fate), ("c.png", [None, None])]
+    assert next(p["error_message"] for p in rows[1]["prompts"] if p["error_code"]).endswith("503")
+    assert table["ledger"][-1] == whole["ledger"][-1]  # ids and all
+    assert not warnings
+
+    done = [prompt["record_id"] for row in rows for prompt in row["prompts"] or () if prompt["error_code"] is None]
+    (rest,) = ReadShards(corpus)(plan_table([shard], {shard.name: np.array(done, "<i8").tobytes()}))
+    assert outcome(rest.to_pylist()) == [("b.png", [None] * (2 - fate.count(None)))]
+
+
+def test_an_image_whose_prompts_the_store_fails_to_hand_out_is_left_for_the_next_job(corpus, monkeypatch):
+    (shard,) = make_source(corpus).shards()
+    (whole,) = ReadShards(corpus)(plan_table([shard], {}))
+    warnings = []
+    with monkeypatch.context() as patch:
+        outage(patch, "b.prompts.jsonl")
+        (table,) = ReadShards(corpus, warn=warnings.append)(plan_table([shard], {}))
     rows = table.to_pylist()
     assert outcome(rows) == [("a.png", [None]), ("c.png", [None, None])]
     assert table["ledger"].null_count == len(table)  # not read to its end
     (warning,) = warnings
-    assert shard.name in warning
-    assert f"{tmp_path}/in/b.png" in warning
-    assert missing in warning
-    assert "503" in warning
+    for words in (shard.name, "in/b.png", "b.prompts.jsonl", "503"):
+        assert words in warning
 
     done = np.array(ids(rows), "<i8").tobytes()
-    (rest,) = ReadShards(config)(plan_table([shard], {shard.name: done}))
+    (rest,) = ReadShards(corpus)(plan_table([shard], {shard.name: done}))
     assert outcome(rest.to_pylist()) == [("b.png", [None, None])]
     assert rest["ledger"][-1] == whole["ledger"][-1]
 
@@ -76,8 +99,8 @@ def test_a_manifest_goes_on_over_an_image_that_the_store_fails_over(tmp_path, mo
         (tmp_path / f"{name}.png").write_bytes(image())
     outage(monkeypatch, "b.png")
     found = read_rows(reading_config("manifest", tmp_path / "m.jsonl"))
-    assert outcome(found) == [("a.png", [None]), ("c.png", [None]), ("gone.png", ["image_missing"])]
-    assert not any(row["ledger"] for row in found)
+    fates = {"a.png": [None], "b.png": ["image_unavailable"], "c.png": [None], "gone.png": ["image_missing"]}
+    assert outcome(found) == [*fates.items()]
 
 
 def test_a_tar_that_cannot_be_opened_for_now_leaves_an_empty_table(tmp_path, monkeypatch):
@@ -103,5 +126,4 @@ def test_masks_of_a_prompt_file_in_an_outage(tmp_path, monkeypatch):
     config = reading_config("folder", tmp_path / "in", prompts={"kind": "jsonl", "path": str(tmp_path / "p.jsonl")})
     outage(monkeypatch, "m.png")
     rows = read_rows(config)
-    assert outcome(rows) == [("b.png", [None])]
-    assert not any(row["ledger"] for row in rows)
+    assert outcome(rows) == [("a.png", ["prompt_unavailable"]), ("b.png", [None])]
