@@ -68,7 +68,7 @@ class AuditConfig(Section):
     """Corners of a box in the wrong order: sorted (`box_swapped`), or `prompt_swapped`."""
     not_finite: Policy = "repair"
     """NaN or infinity among several points: these are dropped (`points_dropped`), or `prompt_not_finite`, which it
-    always is in boxes."""
+    always is in boxes and polygons."""
     tiny: LaxPolicy = "keep"
     """Box or mask with a side below `min_side`: noted (`prompt_tiny`), a box grown about its centre (`box_grown`; a
     mask is kept), or the error `prompt_tiny`."""

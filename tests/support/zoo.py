@@ -87,7 +87,7 @@ def zoo() -> list[Animal]:
         Animal("text.jpg", b"this is no image", [BOX], ["image_unsupported"]),
         Animal("empty.jpg", b"", [BOX], ["image_empty"]),
         Animal("outside.jpg", jpeg, [{"box": [500, 500, 600, 600]}, BOX], ["prompt_out_of_frame", None]),
-        Animal("xywh.jpg", jpeg, [{"box": [50, 50, 20, 20]}], ["prompt_degenerate"]),
+        Animal("flat.jpg", jpeg, [{"box": [50, 50, 50, 70]}], ["prompt_degenerate"]),
         Animal("unprompted.jpg", jpeg, None, ["prompt_missing"]),
         Animal("masked.jpg", jpeg, [{"mask": "mask.png"}, {"mask": "empty.png"}], [None, "prompt_empty_mask"]),
         Animal("gone.jpg", None, [BOX], ["image_missing"]),
