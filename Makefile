@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus chaos integration curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,15 @@ train-nano: $(STAMP) ## the bundled model anew (goes on where runs/nano stands):
 
 corpus: $(STAMP) ## 5,000 images in a real S3 server, killed five times (needs Ceph's radosgw); writes docs/corpus.md
 	$(BIN)/python benchmarks/corpus.py
+
+chaos: $(STAMP) ## faults injected into labelling runs; fails unless nothing is lost or doubled (about an hour; Linux)
+	$(BIN)/python benchmarks/chaos.py
+
+integration: $(STAMP) ## the job on object stores of this machine: moto and, where it is installed, Ceph's S3 gateway
+	@{ command -v radosgw && command -v ceph-mon && command -v ceph-mgr && command -v ceph; } >/dev/null || { \
+	    echo "Ceph's S3 gateway is not installed: its tests are skipped. On Debian and Ubuntu:"; \
+	    echo "    apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common"; }
+	$(BIN)/python -m pytest tests/integration -m 'slow or not slow' $(LONG)
 
 curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")

@@ -24,13 +24,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # for `support`: servers that the tests use, too
-sys.path.insert(0, str(ROOT))  # for `benchmarks`, when run as a script
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # for `support`: servers that the tests use, too
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `benchmarks`, when run as a script
 
 from benchmarks.chaos_case import Case
 from benchmarks.chaos_faults import FAULTS, ON_DISK, ON_S3, Unavailable
-from benchmarks.chaos_job import QUIET, Corpus, NotInjected, Outcome, look, make_corpus
+from benchmarks.chaos_job import QUIET, ROOT, Corpus, NotInjected, Outcome, look, make_corpus
 from support.s3.moto_store import moto_store
 from support.s3.store import Store
 

@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.chaos_case import JOB_SECONDS, Case
 from benchmarks.chaos_job import QUIET, ROOT, NotInjected, session
+from pipeline.claims import latest
 from support.faulty_store import Fault
 
 MODEL = r"^ray::MapWorker\(MapBatches\(MatteImages"
@@ -21,10 +23,6 @@ READER = r"^ray::MapBatches\(_Read"
 WRITER = r"^ray::Write"
 RAYLET = r"/raylet/raylet "
 CONTROL = r"/gcs/gcs_server "
-CLOCKS = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-LEASE = 35.0
-"""Seconds after which a job that shows no sign of life may be followed by another (pipeline.claims), and a bit."""
-
 DISK_MB = (1, 32)
 """A disk that is too small for the run, and the same one grown."""
 
@@ -316,12 +314,15 @@ def zombie(case: Case) -> None:
 @fault("clock-skew", ON_DISK)
 def clock_skew(case: Case) -> None:
     """Jobs whose clocks are three hours ahead or behind: beside a living job, and after it was killed."""
-    if not Path(CLOCKS).exists() and not shutil.which("faketime"):
-        raise Unavailable("needs faketime (apt-get install faketime)")
+    library = case.folder / "clock.so"
+    source = ROOT / "benchmarks" / "chaos_clock.c"
+    if (compiler := shutil.which("cc")) is None:
+        raise Unavailable("needs a C compiler")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     hours = case.rng.choice([3, -3])
     job = case.start()
     case.moment(job, last=3)
-    second = case.start(_clock(hours))
+    second = case.start(_clock(library, hours))
     code = case.end(second)
     if job.ended:
         case.notes.append("the first job was faster")
@@ -329,10 +330,15 @@ def clock_skew(case: Case) -> None:
         case.notes.append(f"a job with another clock ended with {code} beside a living one: {second.output[-200:]}")
     if not job.ended:
         job.kill_driver()
-    third = case.start(_clock(-hours))
+    third = case.start(_clock(library, -hours))
     case.end(third)
+    claim = latest(case.run)
+    assert claim is not None
+    off = datetime.fromisoformat(claim.holder["at"]) - datetime.now(UTC)
+    if abs(off + timedelta(hours=hours)) > timedelta(hours=1):
+        raise NotInjected(f"the clock was off by {off}")
     case.notes.append(f"clock {hours:+} h, then {-hours:+} h")
 
 
-def _clock(hours: int) -> dict[str, str]:
-    return {"LD_PRELOAD": CLOCKS, "FAKETIME": f"{hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+def _clock(library: Path, hours: int) -> dict[str, str]:
+    return {"LD_PRELOAD": str(library), "SKEW_SECONDS": str(hours * 3600)}

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import storage
+from pipeline.errors import PipelineError
 from pipeline.ids import image_id, record_id
 from pipeline.inspection import open_chain, reconcile
 from pipeline.schema import RECORDS
@@ -64,16 +65,19 @@ class Corpus:
     Attributes:
         shards: The tars, by name.
         expected: Status and error code of each record that must come out, by its id.
+        shard_of: Name of each record's shard, by its id.
     """
 
     shards: dict[str, bytes]
     expected: dict[int, tuple[str, str | None]]
+    shard_of: dict[int, str]
 
 
 def make_corpus(shards: int = SHARDS, images: int = IMAGES) -> Corpus:
     """Make small images with one or two boxes each, and one without a prompt in every other shard."""
     tars: dict[str, bytes] = {}
     expected: dict[int, tuple[str, str | None]] = {}
+    shard_of: dict[int, str] = {}
     for shard in range(shards):
         name, file = f"{shard:02}.tar", io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as tar:
@@ -89,7 +93,8 @@ def make_corpus(shards: int = SHARDS, images: int = IMAGES) -> Corpus:
                 _add(tar, f"{key}.prompts.jsonl", "".join(json.dumps(p) + "\n" for p in prompts).encode())
                 expected |= {record_id(image_id(name, key), prompt): ("ok", None) for prompt in prompts}
         tars[name] = file.getvalue()
-    return Corpus(tars, expected)
+        shard_of |= dict.fromkeys(expected.keys() - shard_of.keys(), name)
+    return Corpus(tars, expected, shard_of)
 
 
 def _picture(number: int) -> bytes:
@@ -227,9 +232,12 @@ class Outcome:
         return not (self.lost or self.doubled or self.unexpected or self.faults)
 
 
-def look(run: str, corpus: Corpus, discarded: int = 0) -> Outcome:
+def look(run: str, corpus: Corpus, discarded: int = 0, *, list_input: bool = True) -> Outcome:
     """Reconcile a run, and read its records back as anybody would: all Parquet files that are there."""
-    found = reconcile(open_chain(run))
+    try:
+        found = reconcile(open_chain(run), list_input=list_input)
+    except PipelineError as error:
+        return Outcome(len(corpus.expected), 0, 0, discarded, (str(error),))
     faults = [fault for each in found.runs.values() for fault in each.faults]
     lost, doubled, unexpected = (
         sum(getattr(each, name) for each in found.runs.values()) for name in ("lost", "doubled", "unexpected")
