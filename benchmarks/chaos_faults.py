@@ -202,8 +202,8 @@ def s3_error(case: Case) -> None:
 
 @fault("s3-delay", ON_S3)
 def s3_delay(case: Case) -> None:
-    """Every fifth answer of the store comes a second late."""
-    _through(case, Fault("delay", 0.2, seconds=1.0))
+    """Every fifth answer of the store comes half a second late."""
+    _through(case, Fault("delay", 0.2, seconds=0.5))
 
 
 @fault("s3-reset", ON_S3)
@@ -228,6 +228,7 @@ def s3_lost_answer(case: Case) -> None:
 def s3_outage(case: Case) -> None:
     """The store fails altogether amid the run, until the job has given up."""
     store = case.faulty()
+    case.overrides.append("workers.retries=2")  # to give up sooner
     job = case.start()
     case.moment(job)
     store.faults = (Fault("throttle", 1.0),)
