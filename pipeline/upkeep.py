@@ -55,9 +55,11 @@ def collect_garbage(chain: Chain, *, delete: bool) -> list[storage.FileInfo]:
         if not delete:
             found += _garbage(run, claims.latest(run.path))
             continue
+        before = claims.latest(run.path)
         with _in_charge(run, commit_log.seal) as claim:
-            garbage = _garbage(run, claim)
+            garbage = _garbage(run, before)
             commit_log.delete_all(file.uri for file in garbage)
+            commit_log.remove_outdated(claim)  # what was gathered just now, which was no garbage
             found += garbage
     return found
 

@@ -35,7 +35,8 @@ def parse(text: str) -> pc.Expression:
 
     Args:
         text: Such as ``error_code == "image_unavailable"`` or ``quality < 0.5 or quality is None``. Columns are those
-            of :data:`pipeline.schema.RECORDS`. A comparison with a missing value is false, ``!=`` included.
+            of :data:`pipeline.schema.RECORDS`. A comparison with a missing value is false, ``!=`` included;
+            ``not`` and ``not in`` are the opposite of what they stand before, so they include missing values.
 
     Raises:
         ConfigurationError: It is no such condition, or names no column.

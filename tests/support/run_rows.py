@@ -13,10 +13,14 @@ from ray.data._internal.execution.interfaces import TaskContext
 from pipeline import storage
 from pipeline.claims import Claim
 from pipeline.config import LabelConfig
+from pipeline.holding import holding
 from pipeline.ids import id_sum
+from pipeline.parts import write_part
 from pipeline.provenance import ModelIdentity
+from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.runs import RunDirectory
 from pipeline.schema import LEDGER, RECORDS
+from pipeline.scopes import ALL, Scope
 
 ROWS = RECORDS.append(pa.field("ledger", LEDGER))
 MODEL = ModelIdentity("sdmatte-mini", "ab" * 32, "float32", 64)
@@ -62,10 +66,24 @@ def charge(run: str | Path, epoch: int = 1, nonce: str = "0123ab", logs: Sequenc
     return claim
 
 
-def begin(config: LabelConfig, model: ModelIdentity = MODEL) -> RunDirectory:
+def begin(
+    config: LabelConfig, model: ModelIdentity = MODEL, scope: Scope = ALL, *, followup: str = ""
+) -> RunDirectory:
     """Begin a run, or go on with one, as a job that is over at once: its claim can still be written with."""
-    with RunDirectory.claimed(config, model) as run:
-        pass
+    path = storage.join(config.output.path, followup) if followup else config.output.path
+    with holding(path, exclusively=config.output.exclusive) as claim:
+        return RunDirectory.begun(claim, config, model, scope)
+
+
+def complete(run: RunDirectory, *tables: pa.Table) -> RunDirectory:
+    """Write the records and ledgers that a run is to hold, and finish it."""
+    table = pa.concat_tables(tables) if tables else ROWS.empty_table()
+    write_part(run.claim, "0-000000", table)
+    shards = sorted({*table["shard"].to_pylist()} - {UNMATCHED_PROMPTS})
+    run.write_plan(shards)
+    reconciliation = run.reconcile(shards)
+    assert reconciliation.complete, reconciliation.faults
+    run.finish(reconciliation)
     return run
 
 
