@@ -16,11 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline import inspection
+from pipeline.commit_log import read_commits
 from pipeline.config import LabelConfig, load_config
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.label import label
+from pipeline.latest import Chain
 from pipeline.plan import plan
 from pipeline.runs import read_records
+from pipeline.scopes import Selection
 from pipeline.stages.matte import MatteImages
 from support import zoo
 
@@ -150,7 +154,7 @@ def test_an_interrupted_run_goes_on_without_doing_anything_twice(tmp_path: Path)
     assert len(rows) == len(made)
     assert all(made[row["record_id"]] == row["labelled_at"] for row in rows if row["record_id"] in kept)
     files = {f"records/{path.name}" for path in (run / "records").iterdir()}
-    assert files == {json.loads(path.read_text())["data"] for path in (run / "commits").iterdir()} - {None}
+    assert files == {commit.data for commit in read_commits(str(run))} - {None}
 
 
 def test_coco_detections_label_a_folder(tmp_path: Path) -> None:
@@ -202,7 +206,44 @@ def test_faults_of_the_configuration_stop_the_job_before_it_costs(tmp_path: Path
         label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run", "model.device=cuda"))
     with pytest.raises(ConfigurationError, match="lies in the input folder"):
         label(config("folder", tmp_path / "corpus", tmp_path / "corpus" / "run"))
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"claims"}, "more than a claim was written"
+    for selection in (Selection("again", "status == 'error'"), Selection("incremental")):
+        with pytest.raises(ConfigurationError, match="nowhere"):
+            label(config("webdataset", tmp_path / "nowhere/*.tar", tmp_path / "run"), selection)
+
+
+def test_only_what_is_new_is_labelled_and_finished_shards_are_not_opened(tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    zoo.write_tars(corpus, zoo.zoo()[:4])
+    settings = config("webdataset", corpus / "*.tar", run, "model.source=sdmatte-nano")
+    assert label(settings, Selection("incremental")).complete
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    for tar in corpus.glob("*.tar"):  # whoever opens it now finds nothing
+        state = tar.stat()
+        tar.write_bytes(b"\xff" * state.st_size)
+        os.utime(tar, ns=(state.st_atime_ns, state.st_mtime_ns))
+    zoo.write_tars(tmp_path / "more", zoo.zoo()[4:7], shards=1)
+    (tmp_path / "more" / "0000.tar").rename(corpus / "0009.tar")
+    with pytest.raises(ConfigurationError, match="With --incremental, what is new is labelled"):
+        label(settings)
+    second = label(settings, Selection("incremental"))
+    assert second.complete, second
+    assert second.run.path == str(run / "followups/0001")
+    assert second.run.plan() == ["0009.tar"]
+    assert outcome(second.run.path) == zoo.expected(zoo.zoo()[4:7])
+    assert {path: path.read_bytes() for path in before} == before
+
+    chain = Chain.open(str(run))
+    records = chain.records(["record_id", "image_key"])
+    assert len(set(records["record_id"].to_pylist())) == len(records)
+    assert set(records["image_key"].to_pylist()) == {Path(animal.name).stem for animal in zoo.zoo()[:7]}
+    assert inspection.reconcile(chain).complete
+
+    third = label(settings, Selection("incremental"))
+    assert third.already
+    assert third.run.path == second.run.path
+    assert list(Chain.open(str(run)).runs) == ["", "followups/0001"]
 
 
 def test_the_plan_starts_nothing(tmp_path: Path) -> None:
