@@ -41,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     what.add_argument("--retry", metavar="error_code=CODES", help="records with these error codes again, or =all")
     what.add_argument("--where", metavar="CONDITION", help="records again, such as: quality < 0.5 and label == 'cat'")
+    parser.add_argument(
+        "--max-error-rate",
+        metavar="SHARE",
+        help="short for failures.max_error_rate: stop when more objects are errors",
+    )
+    parser.add_argument(
+        "--canary", metavar="IMAGES", help="short for failures.canary_images: label so many first, and judge by them"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces single keys of the file")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -52,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sdmatte.urls import redact
 
     try:
-        config = load_config(arguments.config, arguments.overrides)
+        config = load_config(arguments.config, [*arguments.overrides, *shorthands(arguments)])
         if arguments.dry_run:
             print(plan(config, selection(arguments)))
             return 0
@@ -68,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(summary)
     return 0 if summary.complete else 1
+
+
+def shorthands(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides that options stand for."""
+    named = {"failures.max_error_rate": arguments.max_error_rate, "failures.canary_images": arguments.canary}
+    return [f"{key}={value}" for key, value in named.items() if value is not None]
 
 
 def selection(arguments: argparse.Namespace) -> Selection:

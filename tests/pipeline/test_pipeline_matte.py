@@ -1,5 +1,5 @@
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.budget import BudgetExceededError
+from pipeline.crashes import Verdict
 from pipeline.errors import ErrorCode
 from pipeline.ids import id_sum
 from pipeline.schema import IMAGE_ROWS, PROMPT
 from pipeline.stages import matte
-from pipeline.stages.matte import OUTPUT, MatteImages, error_records, identity
+from pipeline.stages.matte import MatteImages
+from pipeline.stages.parcels import pack, unpack
+from pipeline.stages.records import OUTPUT, model_prompt
 from sdmatte import SDMatte
 from support.run_rows import label_config
 
@@ -65,9 +69,9 @@ def ledger(ids: Sequence[int]) -> dict[str, Any]:
 
 
 def label(stage: MatteImages, *rows: dict[str, Any]) -> list[dict[str, Any]]:
-    tables = list(stage(pa.Table.from_pylist(list(rows), schema=IMAGE_ROWS)))
-    assert all(table.schema == OUTPUT for table in tables)
-    return pa.concat_tables(tables).to_pylist()
+    table = stage.label(pa.Table.from_pylist(list(rows), schema=IMAGE_ROWS))
+    assert table.schema == OUTPUT
+    return table.to_pylist()
 
 
 def test_every_prompt_kind_becomes_a_record_with_an_alpha_of_the_images_size(model: SDMatte) -> None:
@@ -102,7 +106,7 @@ def test_the_alpha_is_the_models_own_rounded(model: SDMatte) -> None:
     (record,) = label(stage, row("a", [box(1)]))
     stored = np.asarray(Image.open(io.BytesIO(record["alpha"]["bytes"])))
     pixels = np.asarray(Image.open(io.BytesIO(photo())))
-    expected = model(pixels, matte.model_prompt(box(1)), dtype="uint16")
+    expected = model(pixels, model_prompt(box(1)), dtype="uint16")
     assert stored.dtype == np.uint16
     assert np.array_equal(stored, expected)
 
@@ -197,52 +201,127 @@ def test_a_lost_device_is_not_the_objects_fault(model: SDMatte) -> None:
         label(stage, row("a", [at(1, 10)]))
 
 
-@pytest.mark.parametrize(
-    ("error", "out_of_memory", "lost"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
-        (RuntimeError("CUDA error: out of memory"), True, False),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True, False),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True, False),
-        (MemoryError(), True, False),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
-        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
-        (RuntimeError("shape mismatch"), False, False),
-    ],
-)
-def test_faults_of_the_device_are_told_apart(error: Exception, out_of_memory: bool, lost: bool) -> None:
-    assert matte.is_out_of_memory(error) is out_of_memory
-    assert matte.is_device_lost(error) is lost
+class Rationed:
+    """The model on a device with room for so many objects of a batch."""
+
+    def __init__(self, model: SDMatte, room: int) -> None:
+        self._model, self.room = model, room
+        self.calls: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def matte(self, objects: Sequence[Any]) -> list[np.ndarray]:
+        self.calls.append(len(objects))
+        if len(objects) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return self._model.matte(objects)
 
 
-def test_large_images_are_held_one_at_a_time(model: SDMatte, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_device_gets_smaller_batches_and_larger_ones_again(
+    model: SDMatte, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.batching.REGROW_AFTER", 2)
+    rationed = Rationed(model, room=2)
+    stage = MatteImages(label_config("out", model={"batch_size": 4}), "run", rationed)  # type: ignore[arg-type]
+    prompts = [box(number) for number in range(8)]
+    assert {record["status"] for record in label(stage, row("a", prompts))} == {"ok"}
+    assert rationed.calls[:3] == [4, 2, 2]
+    assert max(rationed.calls[1:]) <= 4
+    rationed.room = 4
+    rationed.calls.clear()
+    assert {record["status"] for record in label(stage, row("b", prompts * 2))} == {"ok"}
+    assert rationed.calls[-1] == 4
+
+
+def test_large_images_are_worked_on_one_at_a_time(model: SDMatte, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matte, "PIXELS_AT_A_TIME", 2 * WIDTH * HEIGHT)
+    board = Board()
+    label(MatteImages(label_config("out"), "run", model, board), *[row(f"{n}", [box(n)]) for n in range(5)])
+    assert board.begun == [["s: 0", "s: 1"], ["s: 2", "s: 3"], ["s: 4"]]
+
+
+class Board:
+    """Notes what it is told, and gives the verdicts that it was given, the last one for ever."""
+
+    def __init__(self, *verdicts: Verdict, stop: str | None = None) -> None:
+        self._verdicts = list(verdicts) or [Verdict()]
+        self._stop = stop
+        self.begun: list[list[str]] = []
+        self.ended = 0
+        self.counts: list[dict[str, int]] = []
+        self.examples: dict[str, str] = {}
+
+    def __call__(self, counts: dict[str, int], process: str, examples: Mapping[str, str]) -> None:
+        self.counts.append(counts)
+        self.examples |= examples
+
+    def arrive(self, process: str) -> str | None:
+        return self._stop
+
+    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+        self.begun.append(list(images))
+        return self._verdicts.pop(0) if len(self._verdicts) > 1 else self._verdicts[0]
+
+    def end(self, process: str) -> None:
+        self.ended += 1
+
+    def stuck(self, process: str, doing: str) -> None:
+        raise AssertionError(doing)
+
+
+def test_the_board_is_told_what_is_in_hand_and_what_was_done(model: SDMatte) -> None:
+    board = Board()
+    unwanted = row("c", [box(4, error_code="prompt_degenerate", error_message="no area")])
+    rows = (row("a", [box(1), box(2)]), row("b", [box(3)], data=b"not an image"), unwanted, ledger([1, 2, 3, 4]))
+    label(MatteImages(label_config("out"), "run", model, board), *rows)
+    assert board.begun == [["s: a", "s: b"]]  # what nobody will look at can't kill anybody
+    assert board.ended == 1
+    assert board.counts == [{"ok": 2}, {"image_unsupported": 1, "prompt_degenerate": 1}]
+    assert board.examples["prompt_degenerate"] == "s: c: no area"
+
+
+def test_suspects_are_done_alone_and_first_and_the_records_keep_their_order(model: SDMatte) -> None:
+    board = Board(Verdict(suspects=frozenset({"s: b", "s: d"})), Verdict())
+    stage = MatteImages(label_config("out"), "run", model, board)
+    records = label(stage, *[row(key, [box(number)]) for number, key in enumerate("abcd")])
+    assert board.begun == [["s: a", "s: b", "s: c", "s: d"], ["s: b"], ["s: d"], ["s: a", "s: c"]]
+    assert board.ended == 1
+    assert [(record["image_key"], record["status"]) for record in records] == [(key, "ok") for key in "abcd"]
+
+
+def test_a_condemned_image_is_not_touched_and_all_its_prompts_say_why(
+    model: SDMatte, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    decode = matte.decode_image
+    monkeypatch.setattr(matte, "decode_image", lambda data, **o: decoded.append(len(data)) or decode(data, **o))
+    board = Board(Verdict(condemned={"s: b": ("model_crashed", "it kills")}))
+    stage = MatteImages(label_config("out"), "run", model, board)
+    deadly = [box(2), box(3, error_code="prompt_degenerate", error_message="no area")]
+    records = label(stage, row("a", [box(1)]), row("b", deadly, data=photo() + b"deadly"), row("c", [box(4)]))
+    assert [record["error_code"] for record in records] == [None, "model_crashed", "prompt_degenerate", None]
+    assert records[1]["error_message"] == "it kills"
+    assert len(records[1]["image_sha256"]) == 64
+    assert decoded == [len(photo())] * 2
+
+
+def test_the_board_can_stop_the_run(model: SDMatte) -> None:
+    stage = MatteImages(label_config("out"), "run", model, Board(Verdict(stop="too many")))
+    with pytest.raises(BudgetExceededError, match="too many"):
+        label(stage, row("a", [box(1)]))
+
+
+def test_where_process_after_process_dies_no_model_is_loaded_any_more() -> None:
+    stage = MatteImages(label_config("out", model={"source": "/no/such/model"}), "run", None, Board(stop="dying"))
+    with pytest.raises(BudgetExceededError, match="dying"):
+        label(stage, row("a", [box(1)]))
+
+
+def test_a_parcel_in_is_a_parcel_out_whatever_is_in_it(model: SDMatte) -> None:
     stage = MatteImages(label_config("out"), "run", model)
-    rows = [row(f"{n}", [box(n)]) for n in range(5)]
-    tables = list(stage(pa.Table.from_pylist(rows, schema=IMAGE_ROWS)))
-    assert [len(table) for table in tables] == [2, 2, 1]
-
-
-def test_progress_is_told(model: SDMatte) -> None:
-    told: list[dict[str, int]] = []
-    held: list[list[str]] = []
-
-    class Progress:
-        def __call__(self, counts: dict[str, int]) -> None:
-            told.append(dict(counts))
-
-        def hold(self, images: list[str]) -> None:
-            held.append(images)
-
-    stage = MatteImages(label_config("out"), "run", model, Progress())
-    label(stage, row("a", [box(1), box(2)]), row("b", [box(3)], data=b"not an image"))
-    assert told == [{"ok": 2}, {"image_unsupported": 1}]
-    assert held == [["s: a", "s: b"], []]
-
-
-def test_error_records_need_no_model(model: SDMatte) -> None:
-    rows = [row("a", [box(1, error_code="image_missing", error_message="m")], data=None), ledger([1])]
-    table = error_records(pa.Table.from_pylist(rows, schema=IMAGE_ROWS), label_config("out"), "run", identity(model))
-    assert table.schema == OUTPUT
-    assert table["error_code"].to_pylist() == ["image_missing", None]
-    assert table["model"].to_pylist()[0] == model.name
+    for rows in ([row("a", [box(1)]), ledger([1])], [ledger([])], []):
+        (parcel,) = stage(pack(pa.Table.from_pylist(rows, schema=IMAGE_ROWS)))
+        assert len(parcel) == 1
+        assert unpack(parcel).schema == OUTPUT
+        assert len(unpack(parcel)) == len(rows)

@@ -1,10 +1,15 @@
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import progress
-from pipeline.progress import ProgressBoard, ProgressDisplay, Reporter
+from pipeline.budget import Budget
+from pipeline.config import FailuresConfig
+from pipeline.crashes import Verdict
+from pipeline.progress import ProgressBoard, ProgressDisplay, Reporter, start_board
+from support.run_rows import label_config
 
 
 class Remote:
@@ -17,23 +22,97 @@ class Remote:
 class Board:
     """A handle of a board that lives in this process."""
 
-    def __init__(self) -> None:
-        self.real = ProgressBoard()
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.real = ProgressBoard(budget)
 
     def __getattr__(self, name: str) -> Remote:
         return Remote(getattr(self.real, name))
 
 
-def test_counts_add_up_and_images_are_held_until_they_are_done() -> None:
-    board = Board()
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> Board:
+    """A board that limits errors to a fifth of 10 objects or more; `ray.get` takes its answers as they are."""
+    monkeypatch.setattr("ray.get", lambda value, timeout=0: value)
+    config = FailuresConfig(max_error_rate=0.2, min_objects=10, max_rate_by_code={})
+    return Board(Budget(config))
+
+
+def test_counts_add_up(board: Board) -> None:
     tell = Reporter(board)
     tell({"ok": 2, "shards": 1})
-    tell({"ok": 1, "image_corrupt": 1})
+    tell({"ok": 1, "image_corrupt": 1}, "p1")
     assert board.real.read() == {"ok": 3, "shards": 1, "image_corrupt": 1}
-    tell.hold(["a.tar: 1", "a.tar: 2"])
-    assert board.real.held() == ["a.tar: 1", "a.tar: 2"]
-    tell.hold([])
-    assert board.real.held() == []
+
+
+def test_counts_of_a_process_that_died_are_taken_back_and_those_of_finished_images_stay(board: Board) -> None:
+    tell = Reporter(board)
+    tell.begin("p1", ["a"])
+    tell({"ok": 1}, "p1")
+    tell.end("p1")
+    tell.begin("p1", ["b", "c"])
+    tell({"ok": 2, "model_failed": 1}, "p1")
+    assert board.real.read() == {"ok": 3, "model_failed": 1}
+    assert tell.begin("p2", ["b", "c"]).suspects == {"b", "c"}
+    assert board.real.read() == {"ok": 1}
+    assert board.real.deaths() == 1
+
+
+def test_the_first_example_of_each_code_is_kept_and_sent_once(board: Board) -> None:
+    sent: list[Any] = []
+    tell = Reporter(board)
+    add = board.real.add
+    board.real.add = lambda *arguments: sent.append(arguments[2]) or add(*arguments)  # type: ignore[method-assign,func-returns-value]
+    tell({"image_corrupt": 1}, "p1", {"image_corrupt": "first"})
+    tell({"image_corrupt": 1, "image_empty": 1}, "p1", {"image_corrupt": "second", "image_empty": "none"})
+    assert sent == [{"image_corrupt": "first"}, {"image_empty": "none"}]
+    Reporter(board)({"image_corrupt": 1}, "p2", {"image_corrupt": "third"})
+    assert board.real.examples() == {"image_corrupt": "first", "image_empty": "none"}
+
+
+def test_a_budget_that_is_exceeded_stops_whoever_begins_next_and_for_good(board: Board) -> None:
+    tell = Reporter(board)
+    tell({"ok": 8, "image_corrupt": 2}, "p1")
+    assert tell.begin("p1", ["a"]).stop is None
+    tell({"image_corrupt": 1}, "p1", {"image_corrupt": "cut"})
+    reason = tell.begin("p1", ["b"]).stop
+    assert "3 of the first 11 objects" in str(reason)
+    assert "cut" in str(reason)
+    tell({"ok": 1000}, "p2")
+    assert tell.begin("p2", ["c"]).stop == reason
+    assert board.real.arrive("p3") == reason
+
+
+def test_without_a_budget_nothing_stops(board: Board) -> None:
+    free = ProgressBoard()
+    free.add({"image_corrupt": 1000})
+    assert free.begin("p", ["a"]).stop is None
+
+
+@pytest.mark.slow
+def test_a_board_on_ray_knows_which_nodes_are_alive_and_comes_back_when_it_dies(
+    ray_session: None, tmp_path: Path
+) -> None:
+    import ray
+
+    board = start_board(label_config(tmp_path, failures={"max_error_rate": 0.1, "min_objects": 10}))
+    tell = Reporter(board)
+    assert tell.arrive("p1") is None
+    assert tell.begin("p1", ["a"]) == Verdict()
+    assert tell.begin("p2", ["a"]) == Verdict()  # on this node, which is alive: p1's death counts
+    assert tell.begin("p3", ["a"]).condemned["a"][0] == "model_crashed"
+    ray.get(board.arrive.remote("p4", "no such node"))
+    tell.begin("p4", ["b"])
+    ray.get(board.arrive.remote("p5", "no such node"))
+    tell.begin("p5", ["b"])
+    assert tell.begin("p6", ["b"]) == Verdict()
+    tell.stuck("p6", "decoding b")
+    ray.kill(board, no_restart=False)
+    deadline = time.monotonic() + 30
+    while tell.begin("p7", ["a"]).condemned and time.monotonic() < deadline:  # until the kill has arrived
+        time.sleep(0.05)
+    assert tell.begin("p7", ["a"]) == Verdict()  # it has begun to count anew
+    tell({"ok": 1, "image_corrupt": 9}, "p7")
+    assert tell.begin("p7", ["b"]).stop
 
 
 def test_faults_are_kept_up_to_a_limit() -> None:

@@ -238,6 +238,26 @@ def test_what_is_done_is_left_out_and_counted(tmp_path):
     assert nothing["ledger"][0] == whole["ledger"][-1]
 
 
+def test_a_limit_hands_on_so_many_images_that_are_not_done_and_leaves_the_rest_to_a_later_plan(tmp_path):
+    config = write(tmp_path, [(f"{n}.png", image()) for n in range(5)], workers={"images_per_block": 2})
+    shards = make_source(config).shards()
+
+    def limited(limit, done=b""):
+        plan = plan_table(shards, {"a.tar": done}, limits={"a.tar": limit})
+        return [row for table in ReadShards(config)(plan) for row in table.to_pylist()]
+
+    first = limited(3)
+    assert [row["image_key"] for row in first] == ["0", "1", "2"]  # and no ledger
+    done = np.array(ids(first), "<i8").tobytes()
+    assert [row["image_key"] for row in limited(1, done)] == ["3"]
+    whole = read_rows(config)
+    for limit in (5, 9):  # all there is, whether or not its end is seen
+        assert ids(limited(limit)) == ids(whole)
+    assert limited(9)[-1]["ledger"] == whole[-1]["ledger"]
+    *_, last = ReadShards(config)(plan_table(shards, {"a.tar": done}))
+    assert last["ledger"][-1].as_py() == whole[-1]["ledger"]
+
+
 def test_several_shards_in_one_batch_have_a_ledger_each(tmp_path):
     for n in range(3):
         (tmp_path / f"{n}.tar").write_bytes(tar([("a.png", image())] * (n > 0)))

@@ -1,0 +1,116 @@
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+
+from pipeline.crashes import Verdict
+from pipeline.stages.hazards import ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
+
+
+class Board:
+    """Notes what a stuck process says last."""
+
+    def __init__(self) -> None:
+        self.stuck_at: list[tuple[str, str]] = []
+
+    def __call__(self, counts: dict[str, int], process: str, examples: Mapping[str, str]) -> None: ...
+
+    def arrive(self, process: str) -> str | None: ...
+
+    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+        return Verdict()
+
+    def end(self, process: str) -> None: ...
+
+    def stuck(self, process: str, doing: str) -> None:
+        self.stuck_at.append((process, doing))
+
+
+class Ended:
+    """Stands for the end of the process."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.event = threading.Event()
+        self.told_first = False
+
+    def __call__(self, code: int) -> None:
+        self.told_first = bool(self._board.stuck_at) and code != 0
+        self.event.set()
+
+
+def test_a_step_that_takes_too_long_ends_the_process_after_the_board_knows() -> None:
+    board = Board()
+    ended = Ended(board)
+    watch = ProcessWatch(board, 0.1, ended)
+    with watch.step("matting 3 objects"):
+        assert ended.event.wait(10)
+    assert ended.told_first
+    assert board.stuck_at == [(watch.process, "matting 3 objects took longer than model.batch_timeout=0.1 s")]
+
+
+def test_many_short_steps_take_as_long_as_they_like() -> None:
+    board = Board()
+    ended = Ended(board)
+    watch = ProcessWatch(board, 0.2, ended)
+    for _ in range(6):
+        with watch.step("decoding"):
+            time.sleep(0.05)
+    time.sleep(0.3)  # between steps nothing is late
+    assert not ended.event.is_set()
+
+
+def test_steps_of_several_threads_are_watched_at_once() -> None:
+    board = Board()
+    ended = Ended(board)
+    watch = ProcessWatch(board, 0.2, ended)
+
+    def stick() -> None:
+        with watch.step("decoding b"):
+            ended.event.wait(10)
+
+    stuck = threading.Thread(target=stick)
+    stuck.start()
+    while not ended.event.is_set():
+        with watch.step("decoding a"):
+            time.sleep(0.01)
+    stuck.join()
+    assert [doing.split(" took")[0] for _, doing in board.stuck_at] == ["decoding b"]
+
+
+def test_a_step_that_raises_is_over() -> None:
+    board = Board()
+    ended = Ended(board)
+    watch = ProcessWatch(board, 0.1, ended)
+    with pytest.raises(RuntimeError), watch.step("matting"):
+        raise RuntimeError
+    time.sleep(0.2)
+    assert not ended.event.is_set()
+
+
+def test_every_process_has_an_id_of_its_own() -> None:
+    assert len({ProcessWatch(None, 1).process for _ in range(100)}) == 100
+
+
+def test_this_is_no_actor() -> None:
+    assert not in_ray_actor()
+
+
+@pytest.mark.parametrize(
+    ("error", "out_of_memory", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True, False),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError("shape mismatch"), False, False),
+    ],
+)
+def test_faults_of_the_device_are_told_apart(error: Exception, out_of_memory: bool, lost: bool) -> None:
+    assert is_out_of_memory(error) is out_of_memory
+    assert is_device_lost(error) is lost
