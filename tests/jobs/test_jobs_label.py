@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs import label as job
+from pipeline import claims
+from pipeline.config import LabelConfig
+from pipeline.errors import PipelineError
 from pipeline.runs import read_records
+from pipeline.scopes import Selection
+from pipeline.summary import Summary
 from support import zoo
 
 SMALL_STEPS = ("workers.readers=1", "workers.images_per_block=1", "output.file_mb=1e-6")
@@ -120,3 +126,67 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(corpus: Path) -> None:
     assert "batch_size: 7" in done.stdout
     assert "shards    3" in done.stdout
     assert not (corpus / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--retry", "image_missing"], "not of the form error_code=CODE,CODE or error_code=all"),
+        (["--retry", "code=image_missing"], "not of the form"),
+        (["--retry", "error_code=image_lost"], "unknown error code image_lost; known are"),
+        (["--where", "colour == 'red'"], "'colour' is no column"),
+        (["--where", ""], "can't be parsed"),
+        (["--retry", "error_code=all"], "holds no run whose records could be made anew"),
+        (["--where", "quality < 0.5"], "holds no run whose records could be made anew"),
+    ],
+)
+def test_options_that_can_not_be_met_cost_nothing(
+    corpus: Path, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(corpus)
+    assert job.main(["--config", "corpus.yaml", *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (corpus / "run").exists()
+
+
+def test_one_thing_at_a_time(corpus: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        job.main(["--incremental", "--where", "quality < 0.5"])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "selection"),
+    [
+        ([], Selection()),
+        (["--incremental"], Selection("incremental")),
+        (["--retry", "error_code=image_missing"], Selection("again", "error_code in ('image_missing',)")),
+        (["--retry", "error_code=all"], Selection("again", 'status == "error"')),
+        (["--where", "quality < 0.5"], Selection("again", "quality < 0.5")),
+    ],
+)
+def test_what_options_ask_for(
+    corpus: Path, options: list[str], selection: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Selection] = []
+
+    def noted(_: LabelConfig, what: Selection) -> Summary:
+        asked.append(what)
+        raise PipelineError("enough")
+
+    monkeypatch.setattr("pipeline.label.label", noted)
+    monkeypatch.chdir(corpus)
+    assert job.main(["--config", "corpus.yaml", *options]) == 1
+    assert asked == [selection]
+
+
+def test_a_second_job_is_refused_while_the_first_works(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    monkeypatch.chdir(corpus)
+    claim, heartbeat = claims.acquire(str(corpus / "run"), lambda *_: ())
+    assert job.main(["--config", "corpus.yaml"]) == 2
+    heartbeat.close()
+    assert "is writing to" in capsys.readouterr().err
+    assert claims.latest(claim.run) == claim
