@@ -6,7 +6,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from sdmatte.errors import ImageError, SDMatteError
 from sdmatte.images import DecodedImage, decode_image, probe_image
+from support.image_bytes import chunk, encode, exif, gif, png, tiff, webp
 
 H, W = 24, 36
 CODES = {"image_missing", "image_empty", "image_unsupported", "image_corrupt", "image_truncated", "image_too_large"}
@@ -27,54 +27,6 @@ def scene(height=H, width=W):
     """An image without symmetry: every turn of it differs from every other."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 // width, y * 255 // height, (x * y) % 256], -1).astype(np.uint8)
-
-
-def encode(image, file_format, **options):
-    buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width, height, bits, color, rows, *extra):
-    """A PNG from raw rows (bytes each), without any library that might think along."""
-    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        [chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
-    )
-
-
-def tiff(pixels, *, order="<", tags=()):
-    """An uncompressed TIFF of ``(H, W)`` or ``(H, W, C)`` samples; tags are added or replaced as {tag: values}."""
-    height, width = pixels.shape[:2]
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    raw = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    entries = {
-        256: (width,), 257: (height,), 258: (pixels.dtype.itemsize * 8,) * channels, 259: (1,),
-        262: (1 if channels == 1 else 2,), 273: (8,), 277: (channels,), 278: (height,), 279: (len(raw),), 284: (1,),
-    } | dict(tags)  # fmt: skip
-    directory_at = 8 + len(raw)
-    values_at = directory_at + 2 + 12 * len(entries) + 4
-    directory, values = struct.pack(order + "H", len(entries)), b""
-    for tag, numbers in sorted(entries.items()):
-        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
-        directory += struct.pack(order + "HHI", tag, 4, len(numbers))
-        if len(numbers) == 1:
-            directory += packed
-        else:
-            directory += struct.pack(order + "I", values_at + len(values))
-            values += packed
-    head = b"II*\0" if order == "<" else b"MM\0*"
-    return head + struct.pack(order + "I", directory_at) + raw + directory + bytes(4) + values
-
-
-def exif(orientation, order=">"):
-    head = b"MM\0*" if order == ">" else b"II*\0"
-    return head + struct.pack(order + "IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def to_eight(values):
@@ -170,6 +122,7 @@ def test_exif_orientation(orientation, file_format):
     if file_format != "pillow":
         info = probe_image(data)
         assert (info.height, info.width, info.notes) == (*decoded.pixels.shape[:2], decoded.notes)
+        assert info.orientation == orientation
 
 
 def test_orientation_says_where_up_is():
@@ -592,19 +545,6 @@ def test_only_image_errors_leave_for_any_bytes(data):
 
 
 # --- bombs -----------------------------------------------------------------------------------------------------------
-
-
-def gif(width, height, frame_width, frame_height, disposal=2):
-    control = b"\x21\xf9\x04" + bytes([disposal << 2]) + b"\0\0\0\0"
-    frame = b"," + struct.pack("<HHHHB", 0, 0, frame_width, frame_height, 0) + b"\x02\x02\x4c\x01\0"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + control + frame + b";"
-
-
-def webp(width, height):
-    bits = (width - 1) | (height - 1) << 14
-    lossless = b"\x2f" + struct.pack("<I", bits) + bytes(60)
-    body = b"WEBPVP8L" + struct.pack("<I", len(lossless)) + lossless + bytes(len(lossless) % 2)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 BOMBS = {
