@@ -74,6 +74,9 @@ integration: $(STAMP) ## the job on object stores of this machine: moto and, whe
 	    echo "    apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common"; }
 	$(BIN)/python -m pytest tests/integration -m 'slow or not slow' $(LONG)
 
+zoo: $(STAMP) ## bad and unusual inputs between good neighbours, each with its documented code; writes docs/zoo.md
+	$(BIN)/python benchmarks/zoo.py
+
 curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")
 
