@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +54,18 @@ def filesystem(uri: str) -> tuple[Any, str]:
 def is_local(fs: Any) -> bool:
     """Tell this machine's disks from stores."""
     return isinstance(fs, fsspec.get_filesystem_class("file"))
+
+
+def check_regular(fs: Any, path: str) -> None:
+    """Refuse local devices and pipes: reading them may never end, or never begin.
+
+    Raises:
+        OSError: The path is one.
+    """
+    if is_local(fs):
+        mode = os.stat(path).st_mode  # noqa: PTH116
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.ENODEV, "it is a device, a pipe or a socket, not a file")
 
 
 def explained(fs: Any, path: str, ask: Callable[[], _T]) -> _T:

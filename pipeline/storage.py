@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError
-from pipeline.filesystems import RETRIES, explained, filesystem, is_local, is_url
+from pipeline.filesystems import RETRIES, check_regular, explained, filesystem, is_local, is_url
 from pipeline.storage_faults import (
     NotFoundError,
     RefusedError,
@@ -181,7 +181,12 @@ def read_bytes(uri: str, *, retries: int = RETRIES) -> bytes:
         NotFoundError: It isn't there.
     """
     fs, inner = filesystem(uri)
-    return retried("read", uri, retries, lambda: bytes(fs.cat_file(inner)))
+
+    def read() -> bytes:
+        check_regular(fs, inner)
+        return bytes(fs.cat_file(inner))
+
+    return retried("read", uri, retries, read)
 
 
 def read_beginning(uri: str, size: int, *, retries: int = RETRIES) -> bytes:
@@ -193,6 +198,7 @@ def read_beginning(uri: str, size: int, *, retries: int = RETRIES) -> bytes:
     fs, inner = filesystem(uri)
 
     def attempt() -> bytes:
+        check_regular(fs, inner)
         parts: list[bytes] = []
         left = size
         with fs.open(inner, "rb", **({"block_size": 0} if is_web(uri) else {})) as file:  # 0: one request, streamed

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from pipeline.filesystems import RETRIES, explained, filesystem
+from pipeline.filesystems import RETRIES, check_regular, explained, filesystem
 from pipeline.storage_faults import retried
 
 MAX_LINE = 64 * 2**20
@@ -28,6 +28,7 @@ def open_stream(uri: str, *, retries: int = RETRIES) -> io.BufferedReader:
     fs, inner = filesystem(uri)
 
     def attempt() -> Any:
+        check_regular(fs, inner)
         return explained(fs, inner, lambda: fs.open(inner, "rb", block_size=CHUNK))
 
     return io.BufferedReader(_Stream(retried("open", uri, retries, attempt), uri, retries), 2**20)

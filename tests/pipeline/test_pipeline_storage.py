@@ -419,3 +419,11 @@ def test_local_paths_may_be_relative(tmp_path, monkeypatch):
     (file,) = storage.list_files("sub")
     assert Path(file.uri).is_absolute()  # workers run in other folders
     assert storage.read_bytes("sub/a.txt") == b"1"
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, storage.open_stream])
+def test_devices_and_pipes_are_refused_not_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", str(tmp_path / "pipe")):
+        with pytest.raises(storage.RefusedError, match="not a file"):
+            read(path)
