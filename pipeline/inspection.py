@@ -111,6 +111,11 @@ class ChainReconciliation:
                 "them with --incremental"
             )
         runs = self.runs.values()
+        unfinished = sum(run.shards - run.finished for run in runs)
+        if unfinished:
+            lines.append(
+                f"{unfinished:,} shards are not finished: what they have lost is not known, and not counted here"
+            )
         lines.append(
             f"lost {sum(run.lost for run in runs)}, "
             f"doubled {sum(run.doubled for run in runs) + self.doubled_between}, "

@@ -24,6 +24,9 @@ from sdmatte.prompts import Box, Mask, Points, Prompt
 if TYPE_CHECKING:
     from sdmatte.model import EncodedImage
 
+LONGEST_MESSAGE = 2000
+"""Characters of an error message: a name or a value of megabytes is not to stand in every record."""
+
 OUTPUT = pa.schema([*RECORDS, pa.field("ledger", LEDGER)])
 """What the stage yields: records, and the ledger rows that end shards (all other columns but ``shard`` null)."""
 
@@ -167,7 +170,8 @@ def _record(each: Object, shared: dict[str, Any]) -> dict[str, Any]:
         "labelled_at": datetime.now(UTC),
     }
     if each.error is not None:
-        return record | {"status": "error", "error_code": str(each.error[0]), "error_message": each.error[1]}
+        code, message = each.error
+        return record | {"status": "error", "error_code": str(code), "error_message": message[:LONGEST_MESSAGE]}
     assert each.features is not None
     assert work.encoded is not None
     return record | {
