@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sdmatte.jpeg_scans import has_hole
+from sdmatte.png_chunks import lacks_rows, png_chunks
 
 Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"]
 """Allowed formats. MPO files (several JPEGs in a row, written by phones) count as JPEG: their first image is used."""
@@ -51,7 +52,7 @@ _FOREIGN: tuple[tuple[bytes, int, str], ...] = (
 def sniff_format(data: bytes) -> Format | None:
     """Return the allowed image format that ``data`` starts like, None for anything else."""
     for magic, name in _MAGIC:
-        if data.startswith(magic):
+        if data.startswith(magic) and not _is_jpeg_ls(data):
             return name
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
@@ -62,6 +63,8 @@ def sniff_format(data: bytes) -> Format | None:
 
 def describe_foreign(data: bytes) -> str:
     """Say in a few words what bytes that are no allowed image look like, e.g. ``"an HTML or XML document"``."""
+    if _is_jpeg_ls(data):
+        return "a JPEG-LS image"
     for magic, offset, name in _FOREIGN:
         if data.startswith(magic, offset):
             return name
@@ -127,40 +130,6 @@ def _u16(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 2], "little")
 
 
-class PngChunk(NamedTuple):
-    """One chunk of a PNG file.
-
-    Attributes:
-        kind: Four letters, such as ``b"IDAT"``.
-        start: Offset of its content in the file, bytes.
-        end: Offset behind its content, where its checksum stands; may lie behind the end of a truncated file.
-    """
-
-    kind: bytes
-    start: int
-    end: int
-
-
-def png_chunks(data: bytes) -> Iterator[PngChunk]:
-    """Walk over the chunks of a PNG file up to and including IEND, or up to the end of the data."""
-    position = 8
-    while position + 8 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        chunk = PngChunk(data[position + 4 : position + 8], position + 8, position + 8 + length)
-        yield chunk
-        if chunk.kind == b"IEND":
-            return
-        position = chunk.end + 4
-
-
-def png_exif(data: bytes) -> bytes | None:
-    """Return the content of a PNG's eXIf chunk, wherever it stands: some tools append it behind the pixels."""
-    for chunk in png_chunks(data):
-        if chunk.kind == b"eXIf":
-            return data[chunk.start : chunk.end]
-    return None
-
-
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation (1 to 8, 1 is upright) that an EXIF block asks for; 1 if it says nothing readable.
 
@@ -190,9 +159,9 @@ def damage(data: bytes, file_format: Format) -> Literal["truncated", "corrupt"] 
     """Look for damage that Pillow would decode over without a word.
 
     Returns:
-        ``"truncated"`` if the format's own end is missing (JPEG, PNG, WebP), ``"corrupt"`` if a checksum over
-        pixels is wrong (PNG) or zeros stand where pixels were (JPEG, see :mod:`sdmatte.jpeg_scans`), None if nothing
-        was found.
+        ``"truncated"`` if the format's own end is missing (JPEG, PNG, WebP), or rows are (PNG), ``"corrupt"`` if a
+        checksum over pixels is wrong (PNG) or zeros stand where pixels were (JPEG, see :mod:`sdmatte.jpeg_scans`),
+        None if nothing was found.
     """
     if file_format == "JPEG":
         if not _has_jpeg_end(data):
@@ -205,19 +174,30 @@ def damage(data: bytes, file_format: Format) -> Literal["truncated", "corrupt"] 
     return None
 
 
-def _has_jpeg_end(data: bytes) -> bool:
-    """Tell whether an end marker (EOI) follows the first scan; a thumbnail's, which stands before, doesn't count."""
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the markers of a JPEG, each with its offset, up to its first scan's (SOS)."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
+        yield marker, position
         if marker == 0xDA:
-            return data.find(b"\xff\xd9", position) >= 0
+            return
         # Fill bytes and the markers without content: TEM and RSTn.
         alone = marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD7
         position += (
             (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         )
-    return data.find(b"\xff\xd9", position) >= 0
+
+
+def _is_jpeg_ls(data: bytes) -> bool:
+    """Tell another compression (ITU-T T.87), whose files begin like a JPEG's, by the marker of its frame."""
+    return data.startswith(b"\xff\xd8\xff") and any(marker == 0xF7 for marker, _ in _jpeg_markers(data))
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Tell whether an end marker (EOI) follows the first scan; a thumbnail's, which stands before, doesn't count."""
+    scan = max((position for _, position in _jpeg_markers(data)), default=2)
+    return data.find(b"\xff\xd9", scan) >= 0
 
 
 def _png_damage(data: bytes) -> Literal["truncated", "corrupt"] | None:
@@ -226,7 +206,7 @@ def _png_damage(data: bytes) -> Literal["truncated", "corrupt"] | None:
         if end + 4 > len(data):
             return "truncated"
         if kind == b"IEND":
-            return None
+            return "truncated" if lacks_rows(data) else None
         if kind == b"IDAT" and zlib.crc32(view[start - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             return "corrupt"
     return "truncated"

@@ -58,10 +58,10 @@ from sdmatte.image_headers import (
     damage,
     describe_foreign,
     exif_orientation,
-    png_exif,
     sniff_format,
 )
 from sdmatte.image_samples import is_deep, is_uncommon_ppm, read_deep, read_ppm, reduce_integers, to_rgb
+from sdmatte.png_chunks import png_exif, without_texts
 
 MAX_PIXELS = 178_956_970
 """Default limit on width x height: what Pillow refuses by default. Decoding so many takes about 2 GB."""
@@ -239,7 +239,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[ImageInfo, ImageFile.ImageFile,
         _check_size(*canvas, max_pixels)
     if file_format == "WEBP":  # parsed whole while it is opened
         _check_damage(data, file_format)
-    reader = _Reader(data)
+    reader = _Reader(without_texts(data) if file_format == "PNG" else data)
     with _only_image_errors(reader):
         _check_pillow()
         img = _OPENERS[file_format](reader)

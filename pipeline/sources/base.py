@@ -206,16 +206,13 @@ def fetch_mask(uri: str, config: LabelConfig) -> bytes:
     """Read a mask file.
 
     Raises:
-        BadInputError: ``prompt_malformed`` where it isn't there or too large, ``image_unreadable`` where the store
-            refuses it.
+        BadInputError: ``prompt_malformed``: it isn't there, too large, or the store refuses it.
         TransientError: The store failed repeatedly.
         ConfigurationError: The credentials are missing, wrong or expired.
     """
     try:
         return fetch(uri, file_info(uri, config).size, config)
     except BadInputError as error:
-        if error.code is ErrorCode.IMAGE_UNREADABLE:
-            raise
         raise BadInputError(ErrorCode.PROMPT_MALFORMED, f"the mask file can't be used: {error}") from None
 
 

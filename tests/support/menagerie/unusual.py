@@ -69,7 +69,7 @@ def frames() -> list[Animal]:
     more = {"save_all": True, "append_images": [photo.rotate(180), picture()]}
     samples = [
         ("animated.gif", "animated GIF", ok("first_frame"), encode(photo, "GIF", **more)),
-        ("animated.webp", "animated WebP", ok("first_frame"), encode(photo, "WEBP", **more)),
+        ("animated.webp", "animated WebP", ok("first_frame", "flattened_alpha"), encode(photo, "WEBP", **more)),
         ("animated.png", "animated PNG", ok("first_frame"), encode(photo, "PNG", **more)),
         ("pages.tif", "TIFF of three pages", ok("first_frame"), encode(photo, "TIFF", **more)),
         ("two-views.jpg", "two JPEGs in one (MPO), as phones write them", OK, encode(photo, "MPO", **more)),
