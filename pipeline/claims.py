@@ -114,7 +114,7 @@ def latest(run: str) -> Claim | None:
         ConfigurationError: It is damaged, or the store refuses access.
         TransientError: The store failed repeatedly.
     """
-    names = [file.name for file in storage.list_files(storage.join(run, "claims"), [".json"])]
+    names = [file.name for file in storage.list_files(storage.join(run, "claims"), [".json"], pattern=False)]
     numbered = sorted(name for name in names if _CLAIM.fullmatch(name))
     if not numbered:
         return None

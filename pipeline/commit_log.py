@@ -263,7 +263,7 @@ def epoch_of(name: str) -> int | None:
 def list_part_files(run: str, folder: str) -> list[storage.FileInfo]:
     """List what lies in a run's folder `records` or `commits`, ordered by name; nothing before the first write."""
     try:
-        return storage.list_files(storage.join(run, folder))
+        return storage.list_files(storage.join(run, folder), pattern=False)
     except NotFoundError:
         return []
 

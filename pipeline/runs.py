@@ -411,7 +411,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _holds_files(path: str) -> bool:
-    return any(not file.name.startswith("claims/") for file in storage.list_files(path))  # of a job that died early
+    files = storage.list_files(path, pattern=False)
+    return any(not file.name.startswith("claims/") for file in files)  # of a job that died early
 
 
 def _text(time: datetime) -> str:

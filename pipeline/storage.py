@@ -109,13 +109,16 @@ def join(base: str, *parts: str) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIES) -> list[FileInfo]:
+def list_files(
+    path: str, suffixes: Sequence[str] = (), *, pattern: bool = True, retries: int = RETRIES
+) -> list[FileInfo]:
     """List files, sorted by name.
 
     Args:
         path: A folder (listed recursively; links to folders are not followed), a file, or a glob pattern.
         suffixes: Lower-case endings such as ``.tar``; other files below a folder or pattern are left out. A path that
             names one file is taken whatever it is called.
+        pattern: Whether ``*``, ``?`` and ``[`` in the path stand for others; where not, it is the name as it stands.
         retries: How often transient faults are retried.
 
     Returns:
@@ -124,7 +127,7 @@ def list_files(path: str, suffixes: Sequence[str] = (), *, retries: int = RETRIE
     fs, inner = filesystem(path)
 
     def found() -> list[FileInfo]:
-        if glob.has_magic(inner) and not (is_local(fs) and Path(inner).exists()):
+        if pattern and glob.has_magic(inner) and not (is_local(fs) and Path(inner).exists()):
             base = _parent(re.split(r"[*?[]", inner, maxsplit=1)[0])
             infos = fs.glob(inner, detail=True)
         else:

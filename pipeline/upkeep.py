@@ -97,7 +97,8 @@ def redo(run: RunDirectory, shards: Collection[str]) -> int:
 
 def _garbage(run: RunDirectory, claim: Claim | None) -> list[storage.FileInfo]:
     outdated = commit_log.outdated(claim) if claim else []
-    probes = [file for file in storage.list_files(storage.join(run.path, "claims")) if file.name.startswith("probe-")]
+    beside = storage.list_files(storage.join(run.path, "claims"), pattern=False)
+    probes = [file for file in beside if file.name.startswith("probe-")]
     return [*run.orphans(claim), *outdated, *probes]
 
 

@@ -74,6 +74,21 @@ def test_the_first_job_is_in_charge(tmp_path: Path) -> None:
     heartbeat.close()
 
 
+@pytest.mark.parametrize("store", ["memory://claims-bkt", ""])
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?"])
+def test_run_directories_may_be_named_like_patterns(tmp_path: Path, store: str, name: str) -> None:
+    run = f"{store or tmp_path}/{name}"
+    claim, heartbeat = take(run)
+    write_part(claim, "0", record_rows("a", [1, 2]))
+    heartbeat.close()
+    assert latest(run) == claim
+    assert sorted(number for commit in read_commits(run) for number in commit.shards["a"].record_ids) == [1, 2]
+    second, heartbeat = take(run)
+    heartbeat.close()
+    assert second.epoch == 2
+    assert sorted(number for commit in read_commits(run) for number in commit.shards["a"].record_ids) == [1, 2]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_second_job_is_refused_while_the_first_gives_signs_of_life(tmp_path: Path) -> None:
     claim, heartbeat = take(tmp_path)

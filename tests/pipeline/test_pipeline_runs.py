@@ -201,6 +201,12 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         RunDirectory.open(str(tmp_path))
 
 
+def test_that_holds_for_names_that_look_like_patterns_too() -> None:
+    storage.write_bytes_atomic("memory://runs-bkt/run[1]/thesis.doc", b"years of work")
+    with pytest.raises(ConfigurationError, match=r"holds files, but no run\.json"):
+        begin(label_config("memory://runs-bkt/run[1]"))
+
+
 def test_workers_in_other_folders_are_given_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

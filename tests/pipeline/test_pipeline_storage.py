@@ -91,6 +91,15 @@ def test_globs_and_single_files(tmp_path):
     assert [file.name for file in storage.list_files(f"{tmp_path}/we[i]rd.tar")] == ["we[i]rd.tar"]
 
 
+def test_names_that_look_like_patterns_are_taken_as_they_stand_where_asked(tmp_path, memory):
+    for folder in (f"{tmp_path}/run[1]", "memory://bkt/run[1]", "memory://bkt/run*", "memory://bkt/run?"):
+        storage.write_bytes_atomic(f"{folder}/claims/1.json", b"1")
+        storage.write_bytes_atomic(f"{folder}/claims/1.alive", b"1")
+        assert [file.name for file in storage.list_files(folder, [".json"], pattern=False)] == ["claims/1.json"]
+    assert storage.list_files("memory://bkt/r[u]n", pattern=False) == []
+    assert storage.list_files("memory://bkt/run[1]") == []  # matches run1
+
+
 def test_versions_change_with_the_content_however_a_file_is_listed(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real/a.jpg").write_bytes(b"123")

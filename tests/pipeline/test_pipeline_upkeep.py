@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import claims
+from pipeline import claims, storage
 from pipeline.claims import ClaimedError
 from pipeline.errors import ConfigurationError
 from pipeline.holding import holding
@@ -104,6 +104,16 @@ def test_garbage_is_listed_and_only_deleted_on_demand(run: RunDirectory) -> None
 
 
 @pytest.mark.usefixtures("run")
+def test_garbage_is_found_where_the_run_is_named_like_a_pattern() -> None:
+    run = begin(label_config("memory://upkeep-bkt/run[1]"))
+    write_part(run.claim, "0", record_rows("a", [1]))
+    complete(run, ledger_row("a", [1]))
+    storage.write_bytes_atomic("memory://upkeep-bkt/run[1]/claims/probe-12ab", b"first")
+    found = collect_garbage(Chain.open(run.path), delete=False)
+    assert [file.name for file in found] == ["probe-12ab"]
+    assert held(run) == [1]
+
+
 def test_a_job_at_work_is_left_alone(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     with another_job(run):
