@@ -8,6 +8,9 @@ touched again. So an image that kills its process does so three times at most, a
 
 A process that disappears together with its node (preemption, a power cut) says little about the image that it had in
 hand, so that such deaths condemn only from :data:`LOSSES_ALONE` on.
+
+Images are told apart by ``image_id`` here, never by name: rows of a manifest may share a key, and be in hand of two
+processes that are both alive.
 """
 
 from __future__ import annotations
@@ -31,14 +34,14 @@ class Verdict:
 
     Attributes:
         stop: Why the run must not go on; None while it may.
-        condemned: Code and message, by image, of those that must not be touched again.
-        suspects: Images to be done one at a time. Where there are any, nothing is in hand yet: the process begins
-            anew on each of them, and on the others.
+        condemned: Code and message, by image id, of those that must not be touched again.
+        suspects: Ids of images to be done one at a time. Where there are any, nothing is in hand yet: the process
+            begins anew on each of them, and on the others.
     """
 
     stop: str | None = None
-    condemned: dict[str, tuple[str, str]] = field(default_factory=dict)
-    suspects: frozenset[str] = frozenset()
+    condemned: dict[int, tuple[str, str]] = field(default_factory=dict)
+    suspects: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -46,7 +49,7 @@ class _Hand:
     """A process, and what it has in hand."""
 
     node: str
-    images: tuple[str, ...] = ()
+    images: tuple[int, ...] = ()
     stuck: str | None = None
 
 
@@ -69,11 +72,11 @@ class CrashAccount:
         self._starts = 0
         self._starts_allowed = 10 + 5 * actors
         self._hands: dict[str, _Hand] = {}
-        self._holders: dict[str, str] = {}
-        self._suspects: set[str] = set()
-        self._deaths_alone: Counter[str] = Counter()
-        self._losses_alone: Counter[str] = Counter()
-        self._condemned: dict[str, tuple[str, str]] = {}
+        self._holders: dict[int, str] = {}
+        self._suspects: set[int] = set()
+        self._deaths_alone: Counter[int] = Counter()
+        self._losses_alone: Counter[int] = Counter()
+        self._condemned: dict[int, tuple[str, str]] = {}
 
     def arrive(self, process: str, node: str = "") -> str | None:
         """Note that a process starts; returns why it shouldn't, where process after process dies for nothing."""
@@ -88,8 +91,13 @@ class CrashAccount:
             "continues the run"
         )
 
-    def begin(self, process: str, images: Sequence[str]) -> Verdict:
-        """Take images in hand, unless some of them are suspects among others; lays down what it had before."""
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
+        """Take images in hand, unless some of them are suspects among others; lays down what it had before.
+
+        Args:
+            process: Who takes them.
+            images: Their ids (:func:`pipeline.ids.image_id`).
+        """
         self._lay_down(process)
         for image in images:
             holder = self._holders.get(image)
@@ -113,7 +121,7 @@ class CrashAccount:
         """Note that a process will end itself because what it is doing takes too long."""
         self._hands.setdefault(process, _Hand("")).stuck = doing
 
-    def _lay_down(self, process: str) -> tuple[str, ...]:
+    def _lay_down(self, process: str) -> tuple[int, ...]:
         hand = self._hands.get(process)
         images = hand.images if hand else ()
         for image in images:

@@ -78,7 +78,7 @@ class ProgressBoard:
         """Note that a process of the model starts; returns why the run must not go on, if so."""
         return self._crashes.arrive(process, node) or self._exceeded
 
-    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
         """Take images in hand, see :meth:`pipeline.crashes.CrashAccount.begin`; tells whether the run may go on."""
         if self._exceeded is not None:
             return Verdict(stop=self._exceeded)
@@ -164,7 +164,7 @@ class Reporter:
         reason: str | None = ray.get(self._board.arrive.remote(process, ray.get_runtime_context().get_node_id()))
         return reason
 
-    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
         """Take images in hand, and wait for the verdict on them (about a millisecond)."""
         import ray
 

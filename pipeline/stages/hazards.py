@@ -36,7 +36,7 @@ class Board(Protocol):
     def arrive(self, process: str) -> str | None:
         """Note that a process starts; returns why the run must not go on, if so."""
 
-    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
         """Take images in hand, see :meth:`pipeline.crashes.CrashAccount.begin`; waits for the answer."""
 
     def end(self, process: str) -> None:
@@ -89,8 +89,8 @@ class ProcessWatch:
         if not suspects:
             yield works
         else:
-            alone = [[work] for work in works if work.is_wanted and work.name in suspects]
-            others = [work for work in works if not (work.is_wanted and work.name in suspects)]
+            alone = [[work] for work in works if work.is_wanted and work.identity in suspects]
+            others = [work for work in works if not (work.is_wanted and work.identity in suspects)]
             for portion in (*alone, others):
                 self._begin(portion)
                 yield portion
@@ -99,11 +99,11 @@ class ProcessWatch:
     def _begin(self, works: Sequence[Work]) -> Verdict:
         assert self._board is not None
         wanted = [work for work in works if work.is_wanted]
-        verdict = self._board.begin(self.process, [work.name for work in wanted])
+        verdict = self._board.begin(self.process, [work.identity for work in wanted])
         if verdict.stop is not None:
             raise BudgetExceededError(verdict.stop)
         for work in wanted:
-            work.error = verdict.condemned.get(work.name)
+            work.error = verdict.condemned.get(work.identity)
         return verdict
 
     @contextmanager

@@ -59,8 +59,14 @@ class Work:
         return [Object(self, spec) for spec in self.row["prompts"]]
 
     @property
+    def identity(self) -> int:
+        """What the image is called towards the board; unlike its name, no other image of the run has it."""
+        identity: int = self.row["image_id"]
+        return identity
+
+    @property
     def name(self) -> str:
-        """What the image is called towards people and towards the board."""
+        """What the image is called towards people; rows of a manifest may share it."""
         return f"{self.row['shard']}: {self.row['image_key']}"
 
     @property

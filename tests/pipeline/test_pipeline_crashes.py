@@ -8,17 +8,21 @@ from hypothesis import given
 
 from pipeline.crashes import LOSSES_ALONE, CrashAccount, Verdict
 
+A, B, C = 1, 2, 3
+EIGHT = list(range(1, 9))
+"""Ids of images."""
+
 
 class Cluster:
     """Processes that die of certain images, and are replaced."""
 
-    def __init__(self, account: CrashAccount, deadly: frozenset[str], stuck: str | None = None) -> None:
+    def __init__(self, account: CrashAccount, deadly: frozenset[int], stuck: str | None = None) -> None:
         self.account, self.deadly, self.stuck = account, deadly, stuck
-        self.deaths: Counter[str] = Counter()
+        self.deaths: Counter[int] = Counter()
         self.process = "p0"
         self.number = 0
 
-    def work(self, images: list[str]) -> dict[str, str]:
+    def work(self, images: list[int]) -> dict[int, str]:
         """Do a block until it comes through; returns `ok` or the error code of each image."""
         while True:
             done = self._attempt(images)
@@ -28,7 +32,7 @@ class Cluster:
             self.process = f"p{self.number}"
             assert self.account.arrive(self.process, "node") is None
 
-    def _attempt(self, images: list[str]) -> dict[str, str] | None:
+    def _attempt(self, images: list[int]) -> dict[int, str] | None:
         verdict = self.account.begin(self.process, images)
         if not verdict.suspects:
             portions = [[image for image in images if image not in verdict.condemned]]
@@ -49,61 +53,61 @@ class Cluster:
 
 
 def test_one_deadly_image_costs_three_deaths_and_no_neighbour() -> None:
-    cluster = Cluster(CrashAccount(), frozenset("c"))
-    assert cluster.work(list("abcdefgh")) == dict.fromkeys("abdefgh", "ok") | {"c": "model_crashed"}
-    assert cluster.deaths == {"c": 3}
+    cluster = Cluster(CrashAccount(), frozenset([C]))
+    assert cluster.work(EIGHT) == dict.fromkeys(EIGHT, "ok") | {C: "model_crashed"}
+    assert cluster.deaths == {C: 3}
     assert cluster.account.deaths == 3
-    assert cluster.work(list("abcdefgh"))["c"] == "model_crashed"  # a block that is repeated later
-    assert cluster.deaths == {"c": 3}
+    assert cluster.work(EIGHT)[C] == "model_crashed"  # a block that is repeated later
+    assert cluster.deaths == {C: 3}
 
 
 def test_an_image_that_is_alone_from_the_start_costs_two_deaths() -> None:
-    cluster = Cluster(CrashAccount(), frozenset("c"))
-    assert cluster.work(["c"]) == {"c": "model_crashed"}
-    assert cluster.deaths == {"c": 2}
+    cluster = Cluster(CrashAccount(), frozenset([C]))
+    assert cluster.work([C]) == {C: "model_crashed"}
+    assert cluster.deaths == {C: 2}
 
 
 @given(st.sets(st.integers(0, 11)), st.integers(1, 12))
 def test_all_deadly_images_are_found_and_no_other_is_condemned(deadly: set[int], block: int) -> None:
-    cluster = Cluster(CrashAccount(), frozenset(map(str, deadly)))
-    found: dict[str, str] = {}
+    cluster = Cluster(CrashAccount(), frozenset(deadly))
+    found: dict[int, str] = {}
     for start in range(0, 12, block):
-        found |= cluster.work([str(n) for n in range(start, min(start + block, 12))])
-    assert found == {str(n): "model_crashed" if n in deadly else "ok" for n in range(12)}
+        found |= cluster.work(list(range(start, min(start + block, 12))))
+    assert found == {n: "model_crashed" if n in deadly else "ok" for n in range(12)}
     assert max(cluster.deaths.values(), default=0) <= 3
 
 
 def test_a_stuck_image_is_a_timeout_with_the_step_named() -> None:
-    cluster = Cluster(CrashAccount(), frozenset("b"), stuck="matting 1 object(s) took longer than 5 s")
-    assert cluster.work(list("abc")) == {"a": "ok", "b": "model_timeout", "c": "ok"}
-    message = cluster.account.begin("p", ["b"]).condemned["b"][1]
+    cluster = Cluster(CrashAccount(), frozenset([B]), stuck="matting 1 object(s) took longer than 5 s")
+    assert cluster.work([A, B, C]) == {A: "ok", B: "model_timeout", C: "ok"}
+    message = cluster.account.begin("p", [B]).condemned[B][1]
     assert "took longer than 5 s" in message
     assert "model.batch_timeout" in message
 
 
 def test_the_last_death_decides_between_crash_and_timeout() -> None:
     account = CrashAccount()
-    account.begin("p1", ["a"])
+    account.begin("p1", [A])
     account.stuck("p1", "decoding a")
-    account.begin("p2", ["a"])
-    assert account.begin("p3", ["a"]).condemned["a"][0] == "model_crashed"
+    account.begin("p2", [A])
+    assert account.begin("p3", [A]).condemned[A][0] == "model_crashed"
 
 
 def test_what_was_laid_down_is_nobodys_fault() -> None:
     account = CrashAccount()
     for number in range(6):
-        account.begin(f"p{number}", ["a"])
+        account.begin(f"p{number}", [A])
         account.end(f"p{number}")
-    assert account.begin("p", ["a", "b"]) == Verdict()
-    assert account.begin("p", ["a", "b"]) == Verdict()  # the same process again: its `end` was lost
+    assert account.begin("p", [A, B]) == Verdict()
+    assert account.begin("p", [A, B]) == Verdict()  # the same process again: its `end` was lost
     assert account.deaths == 0
 
 
 def test_two_processes_with_different_images_are_both_alive() -> None:
     account = CrashAccount()
-    account.begin("p1", ["a"])
-    account.begin("p2", ["b"])
-    account.begin("p1", ["c"])
+    account.begin("p1", [A])
+    account.begin("p2", [B])
+    account.begin("p1", [C])
     assert account.deaths == 0
 
 
@@ -111,33 +115,33 @@ def test_a_preempted_node_condemns_nobody_until_it_happens_too_often() -> None:
     account = CrashAccount(node_is_alive=lambda node: node == "stays")
     for number in range(LOSSES_ALONE):
         account.arrive(f"p{number}", "preempted")
-        assert account.begin(f"p{number}", ["a"]).condemned == {}
-    assert account.begin("p", ["a"]).condemned["a"][0] == "model_crashed"
+        assert account.begin(f"p{number}", [A]).condemned == {}
+    assert account.begin("p", [A]).condemned[A][0] == "model_crashed"
 
 
 def test_a_process_that_ended_itself_counts_though_its_node_is_gone_by_now() -> None:
     account = CrashAccount(node_is_alive=lambda _: False)
     for process in ("p1", "p2"):
         account.arrive(process, "gone")
-        account.begin(process, ["a"])
+        account.begin(process, [A])
         account.stuck(process, "decoding a")
-    assert account.begin("p3", ["a"]).condemned["a"][0] == "model_timeout"
+    assert account.begin("p3", [A]).condemned[A][0] == "model_timeout"
 
 
 def test_the_dead_are_reported_once() -> None:
     account = CrashAccount()
-    account.begin("p1", ["a"])
-    account.begin("p2", ["a"])
+    account.begin("p1", [A])
+    account.begin("p2", [A])
     assert account.dead == ["p1"]
 
 
-def test_the_same_name_twice_in_a_block_is_one_image() -> None:
+def test_the_same_image_twice_in_a_block_is_one_image() -> None:
     account = CrashAccount()
-    account.begin("p1", ["a", "a"])
+    account.begin("p1", [A, A])
     account.end("p1")
-    account.begin("p2", ["a", "a"])
-    account.begin("p3", ["a", "a"])
-    assert account.begin("p4", ["a"]).condemned.keys() == {"a"}
+    account.begin("p2", [A, A])
+    account.begin("p3", [A, A])
+    assert account.begin("p4", [A]).condemned.keys() == {A}
 
 
 @pytest.mark.parametrize("actors", [1, 40])
@@ -153,7 +157,7 @@ def test_any_image_that_is_finished_shows_that_processes_work() -> None:
     account = CrashAccount()
     for number in range(100):
         assert account.arrive(f"p{number}") is None
-        account.begin(f"p{number}", ["a"])
+        account.begin(f"p{number}", [A])
         account.end(f"p{number}")
     for number in range(100):
         account.begin(f"q{number}", [])  # that nothing was in hand shows nothing
@@ -168,6 +172,6 @@ def test_the_account_may_be_lost_and_goes_on_with_what_it_hears() -> None:
     account = CrashAccount()
     account.end("p1")
     account.stuck("p1", "decoding a")
-    account.begin("p2", ["a"])
-    account.begin("p3", ["a"])
-    assert account.begin("p4", ["a"]).condemned.keys() == {"a"}
+    account.begin("p2", [A])
+    account.begin("p3", [A])
+    assert account.begin("p4", [A]).condemned.keys() == {A}

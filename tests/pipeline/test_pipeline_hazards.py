@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 
-from pipeline.crashes import Verdict
+from pipeline.crashes import DEATHS_ALONE, CrashAccount, Verdict
+from pipeline.ids import image_id
 from pipeline.stages.hazards import ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
+from pipeline.stages.records import Work
 
 
 class Board:
@@ -19,13 +21,36 @@ class Board:
 
     def arrive(self, process: str) -> str | None: ...
 
-    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
         return Verdict()
 
     def end(self, process: str) -> None: ...
 
     def stuck(self, process: str, doing: str) -> None:
         self.stuck_at.append((process, doing))
+
+
+class AccountBoard(Board):
+    """Keeps a real account."""
+
+    def __init__(self, account: CrashAccount) -> None:
+        super().__init__()
+        self._account = account
+
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
+        return self._account.begin(process, images)
+
+    def end(self, process: str) -> None:
+        self._account.end(process)
+
+
+def work(manifest: str, key: str, occurrence: int) -> Work:
+    """A row of a manifest in which other rows have the same key."""
+    identity = image_id(manifest, key, occurrence)
+    shard = f"{manifest}:rows-0"
+    return Work(
+        {"shard": shard, "image_key": key, "image_id": identity, "image": b"x", "prompts": [{"error_code": None}]}
+    )
 
 
 class Ended:
@@ -114,3 +139,25 @@ def test_this_is_no_actor() -> None:
 def test_faults_of_the_device_are_told_apart(error: Exception, out_of_memory: bool, lost: bool) -> None:
     assert is_out_of_memory(error) is out_of_memory
     assert is_device_lost(error) is lost
+
+
+def test_living_processes_that_hold_rows_of_the_same_key_are_not_taken_for_dead() -> None:
+    account = CrashAccount(actors=2)
+    works = [work("m.jsonl", "cat.jpg", occurrence) for occurrence in range(2)]
+    assert works[0].name == works[1].name
+    watches = [ProcessWatch(AccountBoard(account), 10) for _ in works]
+    for _ in range(DEATHS_ALONE + 1):
+        in_hand = [watch.portions([each]) for watch, each in zip(watches, works, strict=True)]
+        assert [list(map(id, next(portions))) for portions in in_hand] == [[id(each)] for each in works]
+        assert [list(portions) for portions in in_hand] == [[], []]  # each lays down what it had
+    assert account.deaths == 0
+    assert [each.error for each in works] == [None, None]
+
+
+def test_the_row_that_kills_is_condemned_and_the_one_of_the_same_key_is_not() -> None:
+    account = CrashAccount()
+    good, deadly = (work("m.jsonl", "cat.jpg", occurrence) for occurrence in range(2))
+    for _ in range(DEATHS_ALONE):
+        next(ProcessWatch(AccountBoard(account), 10).portions([deadly]))  # dies with it in hand
+    assert list(ProcessWatch(AccountBoard(account), 10).portions([good, deadly])) == [[good, deadly]]
+    assert (good.error, deadly.error and str(deadly.error[0])) == (None, "model_crashed")

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.budget import BudgetExceededError
 from pipeline.crashes import Verdict
 from pipeline.errors import ErrorCode
-from pipeline.ids import id_sum
+from pipeline.ids import id_sum, image_id
 from pipeline.schema import IMAGE_ROWS, PROMPT
 from pipeline.stages import matte
 from pipeline.stages.matte import MatteImages
@@ -51,12 +51,16 @@ def box(record_id: int, **fields: Any) -> dict[str, Any]:
     return prompt(record_id, kind="box", box=[10.0, 5.0, 60.0, 55.0], **fields)
 
 
+def identity(key: str) -> int:
+    return image_id("s", key)
+
+
 def row(key: str, prompts: Sequence[dict[str, Any]], data: bytes | None = b"", **fields: Any) -> dict[str, Any]:
     return {
         "shard": "s",
         "image_key": key,
         "image_uri": f"/corpus/{key}",
-        "image_id": len(key),
+        "image_id": identity(key),
         "image": photo() if data == b"" else data,
         "image_width": WIDTH,
         "image_height": HEIGHT,
@@ -238,7 +242,7 @@ def test_large_images_are_worked_on_one_at_a_time(model: SDMatte, monkeypatch: p
     monkeypatch.setattr(matte, "PIXELS_AT_A_TIME", 2 * WIDTH * HEIGHT)
     board = Board()
     label(MatteImages(label_config("out"), "run", model, board), *[row(f"{n}", [box(n)]) for n in range(5)])
-    assert board.begun == [["s: 0", "s: 1"], ["s: 2", "s: 3"], ["s: 4"]]
+    assert board.begun == [[identity(key) for key in keys] for keys in ("01", "23", "4")]
 
 
 class Board:
@@ -247,7 +251,7 @@ class Board:
     def __init__(self, *verdicts: Verdict, stop: str | None = None) -> None:
         self._verdicts = list(verdicts) or [Verdict()]
         self._stop = stop
-        self.begun: list[list[str]] = []
+        self.begun: list[list[int]] = []
         self.ended = 0
         self.counts: list[dict[str, int]] = []
         self.examples: dict[str, str] = {}
@@ -259,7 +263,7 @@ class Board:
     def arrive(self, process: str) -> str | None:
         return self._stop
 
-    def begin(self, process: str, images: Sequence[str]) -> Verdict:
+    def begin(self, process: str, images: Sequence[int]) -> Verdict:
         self.begun.append(list(images))
         return self._verdicts.pop(0) if len(self._verdicts) > 1 else self._verdicts[0]
 
@@ -275,17 +279,17 @@ def test_the_board_is_told_what_is_in_hand_and_what_was_done(model: SDMatte) -> 
     unwanted = row("c", [box(4, error_code="prompt_degenerate", error_message="no area")])
     rows = (row("a", [box(1), box(2)]), row("b", [box(3)], data=b"not an image"), unwanted, ledger([1, 2, 3, 4]))
     label(MatteImages(label_config("out"), "run", model, board), *rows)
-    assert board.begun == [["s: a", "s: b"]]  # what nobody will look at can't kill anybody
+    assert board.begun == [[identity("a"), identity("b")]]  # what nobody will look at can't kill anybody
     assert board.ended == 1
     assert board.counts == [{"ok": 2}, {"image_unsupported": 1, "prompt_degenerate": 1}]
     assert board.examples["prompt_degenerate"] == "s: c: no area"
 
 
 def test_suspects_are_done_alone_and_first_and_the_records_keep_their_order(model: SDMatte) -> None:
-    board = Board(Verdict(suspects=frozenset({"s: b", "s: d"})), Verdict())
+    board = Board(Verdict(suspects=frozenset({identity("b"), identity("d")})), Verdict())
     stage = MatteImages(label_config("out"), "run", model, board)
     records = label(stage, *[row(key, [box(number)]) for number, key in enumerate("abcd")])
-    assert board.begun == [["s: a", "s: b", "s: c", "s: d"], ["s: b"], ["s: d"], ["s: a", "s: c"]]
+    assert board.begun == [[identity(key) for key in keys] for keys in ("abcd", "b", "d", "ac")]
     assert board.ended == 1
     assert [(record["image_key"], record["status"]) for record in records] == [(key, "ok") for key in "abcd"]
 
@@ -296,7 +300,7 @@ def test_a_condemned_image_is_not_touched_and_all_its_prompts_say_why(
     decoded = []
     decode = matte.decode_image
     monkeypatch.setattr(matte, "decode_image", lambda data, **o: decoded.append(len(data)) or decode(data, **o))
-    board = Board(Verdict(condemned={"s: b": ("model_crashed", "it kills")}))
+    board = Board(Verdict(condemned={identity("b"): ("model_crashed", "it kills")}))
     stage = MatteImages(label_config("out"), "run", model, board)
     deadly = [box(2), box(3, error_code="prompt_degenerate", error_message="no area")]
     records = label(stage, row("a", [box(1)]), row("b", deadly, data=photo() + b"deadly"), row("c", [box(4)]))

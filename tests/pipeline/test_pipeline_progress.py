@@ -46,13 +46,13 @@ def test_counts_add_up(board: Board) -> None:
 
 def test_counts_of_a_process_that_died_are_taken_back_and_those_of_finished_images_stay(board: Board) -> None:
     tell = Reporter(board)
-    tell.begin("p1", ["a"])
+    tell.begin("p1", [1])
     tell({"ok": 1}, "p1")
     tell.end("p1")
-    tell.begin("p1", ["b", "c"])
+    tell.begin("p1", [2, 3])
     tell({"ok": 2, "model_failed": 1}, "p1")
     assert board.real.read() == {"ok": 3, "model_failed": 1}
-    assert tell.begin("p2", ["b", "c"]).suspects == {"b", "c"}
+    assert tell.begin("p2", [2, 3]).suspects == {2, 3}
     assert board.real.read() == {"ok": 1}
     assert board.real.deaths() == 1
 
@@ -72,20 +72,20 @@ def test_the_first_example_of_each_code_is_kept_and_sent_once(board: Board) -> N
 def test_a_budget_that_is_exceeded_stops_whoever_begins_next_and_for_good(board: Board) -> None:
     tell = Reporter(board)
     tell({"ok": 8, "image_corrupt": 2}, "p1")
-    assert tell.begin("p1", ["a"]).stop is None
+    assert tell.begin("p1", [1]).stop is None
     tell({"image_corrupt": 1}, "p1", {"image_corrupt": "cut"})
-    reason = tell.begin("p1", ["b"]).stop
+    reason = tell.begin("p1", [2]).stop
     assert "3 of the first 11 objects" in str(reason)
     assert "cut" in str(reason)
     tell({"ok": 1000}, "p2")
-    assert tell.begin("p2", ["c"]).stop == reason
+    assert tell.begin("p2", [3]).stop == reason
     assert board.real.arrive("p3") == reason
 
 
 def test_without_a_budget_nothing_stops(board: Board) -> None:
     free = ProgressBoard()
     free.add({"image_corrupt": 1000})
-    assert free.begin("p", ["a"]).stop is None
+    assert free.begin("p", [1]).stop is None
 
 
 @pytest.mark.slow
@@ -97,22 +97,22 @@ def test_a_board_on_ray_knows_which_nodes_are_alive_and_comes_back_when_it_dies(
     board = start_board(label_config(tmp_path, failures={"max_error_rate": 0.1, "min_objects": 10}))
     tell = Reporter(board)
     assert tell.arrive("p1") is None
-    assert tell.begin("p1", ["a"]) == Verdict()
-    assert tell.begin("p2", ["a"]) == Verdict()  # on this node, which is alive: p1's death counts
-    assert tell.begin("p3", ["a"]).condemned["a"][0] == "model_crashed"
+    assert tell.begin("p1", [1]) == Verdict()
+    assert tell.begin("p2", [1]) == Verdict()  # on this node, which is alive: p1's death counts
+    assert tell.begin("p3", [1]).condemned[1][0] == "model_crashed"
     ray.get(board.arrive.remote("p4", "no such node"))
-    tell.begin("p4", ["b"])
+    tell.begin("p4", [2])
     ray.get(board.arrive.remote("p5", "no such node"))
-    tell.begin("p5", ["b"])
-    assert tell.begin("p6", ["b"]) == Verdict()
+    tell.begin("p5", [2])
+    assert tell.begin("p6", [2]) == Verdict()
     tell.stuck("p6", "decoding b")
     ray.kill(board, no_restart=False)
     deadline = time.monotonic() + 30
-    while tell.begin("p7", ["a"]).condemned and time.monotonic() < deadline:  # until the kill has arrived
+    while tell.begin("p7", [1]).condemned and time.monotonic() < deadline:  # until the kill has arrived
         time.sleep(0.05)
-    assert tell.begin("p7", ["a"]) == Verdict()  # it has begun to count anew
+    assert tell.begin("p7", [1]) == Verdict()  # it has begun to count anew
     tell({"ok": 1, "image_corrupt": 9}, "p7")
-    assert tell.begin("p7", ["b"]).stop
+    assert tell.begin("p7", [2]).stop
 
 
 def test_faults_are_kept_up_to_a_limit() -> None:

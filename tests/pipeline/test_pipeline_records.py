@@ -20,7 +20,10 @@ def row(**fields: Any) -> dict[str, Any]:
 def test_error_records_need_no_model() -> None:
     rows = [
         row(
-            prompts=[prompt(1, error_code="image_missing", error_message="m"), prompt(2, error_code="prompt_missing")]
+            prompts=[
+                prompt(1, error_code="image_missing", error_message="m"),
+                prompt(2, error_code="prompt_missing", error_message="m"),
+            ]
         ),
         {"shard": "s", "ledger": {"images": 0, "records": 2, "id_sum": 3, "matched": []}},
     ]
