@@ -321,7 +321,7 @@ def _parse(content: bytes | str, name: str) -> Any:
     try:
         return yaml.safe_load(content)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-99-99
-        raise ConfigurationError(f"{name} is not valid YAML in UTF-8: {public_uri(str(error))}") from None
+        raise ConfigurationError(f"{name} is not valid YAML in UTF-8: {redact(str(error))}") from None
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import tenacity
 
 from pipeline.errors import ConfigurationError, PipelineError, TransientError
-from sdmatte.urls import redact
+from sdmatte.urls import public_links, public_url, redact
 
 _T = TypeVar("_T")
 _wait = tenacity.wait_random_exponential(multiplier=4, exp_base=4, max=30)
@@ -29,8 +29,11 @@ class RefusedError(ConfigurationError):
 
 
 def public_uri(uri: str) -> str:
-    """Return a path or URL without user name, password and signed query: as it may appear in messages and records."""
-    return redact(uri)
+    """Return a path or URL without user name, password and signed query: as it may appear in messages and records.
+
+    It may hold any characters, or be a chain; for text with URLs in it there is :func:`sdmatte.urls.redact`.
+    """
+    return public_url(uri)
 
 
 _CREDENTIALS = {
@@ -182,14 +185,14 @@ def _public_text(error: Exception, uri: str) -> str:
 def _secrets(uri: str) -> set[str]:
     """Return what stands before and behind the public part of a URL, and the parts of these: they may be quoted."""
     found: set[str] = set()
-    for link in uri.split("::"):
-        rest, public = link.partition("://")[2], public_uri(link).partition("://")[2]
+    for link, shown in public_links(uri):
+        rest, public = link.partition("://")[2], shown.partition("://")[2]
         if not rest or rest == public:
             continue
         user, _, query = rest.partition(public) if public else (rest, "", "")
-        user, query = user.removesuffix("@"), query.removeprefix("?")
-        values = (value for _, value in parse_qsl(query))
-        parts = (user, user.partition(":")[2], query, *values)
+        user, queries = user.removesuffix("@"), re.split(r"[?#]", query)
+        values = (value for each in queries for _, value in parse_qsl(each))
+        parts = (user, user.partition(":")[2], query[1:], *queries, *values)
         found |= {form for part in parts for form in (part, unquote(part)) if len(form) >= _SHORT_SECRET}
     return found
 

@@ -21,6 +21,7 @@ from pipeline.masks import MaskLoader
 from pipeline.prompts import RawPrompt, parse_lines, parse_list
 from pipeline.sources.names import clean_name
 from pipeline.storage import FileInfo, NotFoundError, RefusedError, public_uri
+from sdmatte.urls import redact
 
 _T = TypeVar("_T")
 
@@ -256,7 +257,7 @@ def unreadable(shard: Shard, uri: str, error: Exception, images: int) -> Sample:
         error: What went wrong.
         images: How many images were read before.
     """
-    reason = f"{public_uri(str(error)) or type(error).__name__}; {images} images were read before that"
+    reason = f"{redact(str(error)) or type(error).__name__}; {images} images were read before that"
     fault: BadInputError | TransientError
     if isinstance(error, TransientError):
         fault = TransientError(reason)

@@ -18,6 +18,7 @@ from pipeline.prompts import parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
 from pipeline.sources import base, make_source
+from pipeline.sources.rows import read_row as read_manifest_row
 from pipeline.stages import read
 from pipeline.stages.read import PLAN, ReadShards, plan_table, unmatched_rows
 from support.corpora import BOX, codes, image, lines, read_rows, reading_config, tar
@@ -440,3 +441,38 @@ def test_the_documented_source_is_a_source(tmp_path):
     source = names["ListSource"](reading_config("folder", tmp_path))
     (shard,) = source.shards()
     assert [code for _, code in codes(source.read(shard))] == [None, "image_missing"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://{}/my photo.jpg?X-Amz-Signature=SECRET",
+        "HTTPS://u:SECRET@{}/x?SECRET",
+        "https://{}/a.jpg#frag?sig=SECRET",
+        "https://{}/a.jpg?a=b c&sig=SECRET",
+        "simplecache::https://{}/my photo.jpg?SECRET",
+    ],
+)
+def test_nothing_of_a_signature_is_in_a_row(tmp_path, url):
+    url = url.format("127.0.0.1:1")  # where nobody answers
+    (tmp_path / "a.jsonl").write_bytes(lines({"image": url, "prompts": [BOX]}))
+    config = reading_config("manifest", tmp_path / "a.jsonl", input={"schemes": ["https", "HTTPS"]})
+    row, *_ = rows = read_rows(config)
+    assert row["image_key"] == row["image_uri"]
+    assert row["image_key"].endswith((".jpg", "/x"))
+    assert row["prompts"][0]["error_message"]
+    assert "SECRET" not in repr(rows)
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("https://host/a.jpg", "https://host/a.jpg"),
+        ("https://me:pw@host:80/a@b.jpg?sig=1", "https://host:80/a@b.jpg"),
+        ("s3://bucket/a=1/b#2.jpg", "s3://bucket/a=1/b#2.jpg"),
+        ("s3://bucket/b.jpg?versionId=3", "s3://bucket/b.jpg"),
+        ("sub/a b?.jpg", "sub/a b?.jpg"),
+    ],
+)
+def test_keys_of_urls_stay_what_they_are_for_image_ids_hang_on_them(url, key):
+    assert read_manifest_row({"image": url}, "row-0").key == key

@@ -173,3 +173,13 @@ def test_secrets_are_cut_out_however_they_are_quoted():
     assert "host" in message
     for secret in (SECRET, quote(SECRET, ""), "abcdefgh"):
         assert secret not in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["https://h/my photo.jpg?X-Sig={}", "HTTPS://u:p@h/x?{}", "https://h/a.jpg#frag?sig={}", "https://h/a?b::{}"],
+)
+def test_secrets_of_unusual_urls_are_cut_out(uri):
+    url = uri.format("abcdefghSECRET")
+    for quoted in (url, repr(url), url.partition("?")[2], "abcdefghSECRET" if "=" in uri else ""):
+        assert "SECRET" not in str(translated(ValueError(quoted), f"can't read {storage.public_uri(url)}", url))
