@@ -87,7 +87,8 @@ def _run(arguments: argparse.Namespace, chain: Chain) -> int:
 
     if arguments.command == "latest":
         print(f"{latest.write(chain, arguments.out, arguments.where):,} records in {arguments.out}")
-    elif arguments.command == "explain":
+        return 0 if len(chain.complete()) == len(chain.runs) else 1
+    if arguments.command == "explain":
         print(inspection.explain(chain, arguments.record))
     else:
         print(inspection.status(chain))

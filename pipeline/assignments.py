@@ -6,8 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import storage, where
@@ -21,6 +24,7 @@ from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.runs import RunDirectory
 from pipeline.scopes import ALL, Scope, Selection
+from pipeline.seen import Seen, short
 from pipeline.sources import Shard
 from sdmatte.urls import redact
 
@@ -39,11 +43,21 @@ class Target:
     selection: Selection
     chain: Chain
 
+    @property
+    def there(self) -> RunDirectory | None:
+        """The run itself, if it has begun."""
+        return next((run for run in self.chain.runs.values() if run.path == self.path), None)
+
+    @property
+    def earlier(self) -> Chain:
+        """The runs before it."""
+        runs = {name: run for name, run in self.chain.runs.items() if not self.there or run.path < self.path}
+        return Chain(self.chain.path, runs)
+
     def scope(self, config: LabelConfig, model: ModelIdentity) -> Scope:
         """Return what the run is about: its own scope if it is there, else a new one upon the complete runs."""
-        there = next((run for run in self.chain.runs.values() if run.path == self.path), None)
-        if there is not None:
-            return there.scope
+        if self.there is not None:
+            return self.there.scope
         kind, where = self.selection.kind, self.selection.where
         if kind == "all":
             return ALL
@@ -58,13 +72,13 @@ class Assignment:
 
     Attributes:
         shards: To be read, unless they are finished in this run.
-        seen: Ids of records that earlier runs hold, ascending; they are left alone. int64.
+        seen: What earlier runs hold; it is left alone.
         matched: Hashes of prompt-file keys that found their image in shards that are not read again; int64.
         selected: Records that are to be made anew, where that was asked for.
     """
 
     shards: list[Shard]
-    seen: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
+    seen: Seen = field(default_factory=Seen)
     matched: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
     selected: int | None = None
 
@@ -77,25 +91,33 @@ def find_target(config: LabelConfig, selection: Selection) -> Target:
         TransientError: The store failed repeatedly.
     """
     chain = Chain.open(config.output.path)
+    for run in chain.runs.values():
+        if run.succeeded:
+            continue
+        fits = selection.kind == "all" or run.scope.selection == selection
+        if fits or (run.scope.kind == "all" and selection.kind == "incremental"):
+            return Target(run.path, run.scope.selection, chain)
+        raise ConfigurationError(
+            f"{redact(run.path)} is not complete yet: finish it first, with the command that began it "
+            f"({run.scope.selection.option}), or without options"
+        )
     if selection.kind == "all" or (selection.kind == "incremental" and not chain.runs):
         return Target(chain.path, Selection(), chain)
     if not chain.runs:
         raise ConfigurationError(f"{redact(chain.path)} holds no run whose records could be made anew")
-    name, last = list(chain.runs.items())[-1]
-    if not last.succeeded:
-        if last.scope.selection == selection or (not name and selection.kind == "incremental"):
-            return Target(last.path, last.scope.selection, chain)
-        raise ConfigurationError(
-            f"{redact(last.path)} is not complete yet: finish it first, with the command that began it "
-            f"({last.scope.selection.option})"
-        )
     return Target(storage.join(chain.path, followup(len(chain.runs))), selection, chain)
 
 
 def _is_of(run: RunDirectory, config: LabelConfig, model: ModelIdentity) -> bool:
     used = run.info["model"]
     same_weights: bool = used["weights_sha256"] == model.weights_sha256 and used["precision"] == model.precision
-    return same_weights and bool(run.info["config_hash"] == config.matte_hash())
+    there = LabelConfig.model_validate(run.info["config"])
+    return same_weights and there.matte_hash() == config.matte_hash() and _frame(there) == _frame(config)
+
+
+def _frame(config: LabelConfig) -> dict[str, Any]:
+    """Return the settings that say where in its image a prompt is: with others, its record is another."""
+    return config.prompts.model_dump(include={"box", "units", "orientation", "audit"})
 
 
 def assignment(chain: Chain, scope: Scope, shards: Sequence[Shard], sources: Mapping[str, str]) -> Assignment:
@@ -125,7 +147,8 @@ def assignment(chain: Chain, scope: Scope, shards: Sequence[Shard], sources: Map
     known = {name: _same(name, whole, sources.get(name, "")) for name in (shard.name for shard in shards)}
     matched = (key for shard in known.values() if shard for ledger in shard.ledgers for key in ledger.matched)
     left = [shard for shard in shards if known[shard.name] is None]
-    return Assignment(left, seen, np.fromiter(matched, np.int64))
+    images = _images([chain.runs[name] for name in scope.bases], [shard.name for shard in left])
+    return Assignment(left, Seen(seen, *images), np.fromiter(matched, np.int64))
 
 
 def _same(name: str, bases: Iterable[Mapping[str, Committed]], source: str) -> Committed | None:
@@ -137,16 +160,33 @@ def _same(name: str, bases: Iterable[Mapping[str, Committed]], source: str) -> C
     return None
 
 
+def _images(bases: Sequence[RunDirectory], shards: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids of images, ascending, and digests of their bytes, as the latest of some runs saw them in shards."""
+    wanted = pc.field("shard").isin(pa.array(shards, pa.string())) & pc.field("image_sha256").is_valid()
+    columns = ["image_id", "image_sha256"]
+    tables = [run.dataset().to_table(columns=columns, filter=wanted) for run in reversed(bases) if shards]
+    ids = np.concatenate([NOTHING, *(table["image_id"].to_numpy() for table in tables)])
+    digests = [short(digest) for table in tables for digest in table["image_sha256"].to_pylist()]
+    images, first = np.unique(ids, return_index=True)  # of the latest run
+    return images, np.asarray(digests, np.int64)[first]
+
+
 def _again(chain: Chain, shards: Sequence[Shard], seen: NDArray[np.int64], condition: str) -> Assignment:
     table = chain.records(["record_id", "shard"], where.parse(condition))
     if not len(table):
         raise ConfigurationError(f"no record of {redact(chain.path)} meets the condition {condition}")
+    table = table.filter(pc.not_equal(table["shard"], UNMATCHED_PROMPTS))
+    if not len(table):
+        raise ConfigurationError(
+            "only prompts whose image is not in the input meet the condition; --incremental labels those whose images "
+            "have come since"
+        )
     selected = table["record_id"].to_numpy()
-    names = set(table["shard"].to_pylist()) - {UNMATCHED_PROMPTS}
+    names = set(table["shard"].to_pylist())
     if names <= {shard.name for shard in shards}:
         shards = [shard for shard in shards if shard.name in names]
     # else the input is cut differently now, and its records may be anywhere
-    return Assignment(list(shards), np.setdiff1d(seen, selected), selected=len(selected))
+    return Assignment(list(shards), Seen(np.setdiff1d(seen, selected)), selected=len(selected))
 
 
 def sources(config: LabelConfig, shards: Sequence[Shard], index: Prompts | None) -> dict[str, str]:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.assignments import Assignment, assignment, find_target, sources
+from pipeline.assignments import Assignment, Target, assignment, find_target, sources
 from pipeline.budget import canary_limits, canary_verdict
+from pipeline.claims import Claim
 from pipeline.cluster import (
     TASK_CPUS,
     ActorResources,
@@ -35,7 +36,7 @@ from pipeline.prompt_files import Prompts, load_prompt_index
 from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
-from pipeline.runs import AlreadyComplete, RunDirectory
+from pipeline.runs import RunDirectory
 from pipeline.scopes import ALL_OF_IT, Selection
 from pipeline.sources import Shard, make_source
 from pipeline.stages.matte import load_identity
@@ -70,28 +71,41 @@ def label(config: LabelConfig, selection: Selection = ALL_OF_IT) -> Summary:
     start = time.monotonic()
     check_paths(config)
     shards = make_source(config).shards()
-    target = find_target(config, selection)
-    if selection.kind == "all":
-        run = RunDirectory.find(config)
-        if run is not None and run.succeeded:
-            return _already(run, [shard.name for shard in shards], start)
     index = load_prompt_index(config)
     _check_fits(config, index)
     versions = sources(config, shards, index)
-    # Claimed before anything costs: another job, a store that can't be written to, a full disk show at once.
-    with holding(target.path, exclusively=config.output.exclusive) as claim, connected(config):
-        resources = actor_resources(config)
-        model = _probe_model(config, resources)
-        scope = target.scope(config, model)
-        job = assignment(target.chain, scope, shards, versions)
-        if not job.shards:
-            last = list(target.chain.runs.values())[-1]
-            return _already(last, last.plan(), start)
-        try:
-            run = RunDirectory.begun(claim, config, model, scope)
-        except AlreadyComplete as done:  # by another job, meanwhile
-            return _already(done.run, [shard.name for shard in job.shards], start)
-        return _run(config, run, job, versions, index, model, resources, start)
+    while True:
+        target = find_target(config, selection)
+        if target.there is not None and target.there.succeeded:  # only what a job without options would go on with
+            RunDirectory.find(config)
+            return _already(target.there, [shard.name for shard in shards], start)
+        # Claimed before anything costs: another job, a store that can't be written to, a full disk show at once.
+        with holding(target.path, exclusively=config.output.exclusive) as claim:
+            target, before = find_target(config, selection), target
+            if target.path != before.path or (target.there is not None and target.there.succeeded):
+                continue  # another job was faster, and is done
+            with connected(config):
+                return _label(config, claim, target, shards, index, versions, start)
+
+
+def _label(
+    config: LabelConfig,
+    claim: Claim,
+    target: Target,
+    shards: Sequence[Shard],
+    index: Prompts | None,
+    versions: Mapping[str, str],
+    start: float,
+) -> Summary:
+    resources = actor_resources(config)
+    model = _probe_model(config, resources)
+    scope = target.scope(config, model)
+    job = assignment(target.earlier, scope, shards, versions)
+    if not job.shards and target.there is None:
+        last = list(target.chain.runs.values())[-1]
+        return _already(last, last.plan(), start)
+    run = RunDirectory.begun(claim, config, model, scope)
+    return _run(config, run, job, versions, index, model, resources, start)
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.where import parse
+from sdmatte.urls import redact
+
+_log = logging.getLogger(__name__)
 
 NOTHING = np.empty(0, np.int64)
 
@@ -73,12 +77,14 @@ class Chain:
             TransientError: The store failed repeatedly while commits were read.
             OSError: A data file can't be read.
         """
-        complete = list(self.complete().values())
+        complete = self.complete()
         if not complete:
             raise ConfigurationError(f"{self.path} holds no complete run")
+        if left_out := [name or "the first run" for name in self.runs if name not in complete]:
+            _log.warning("%s: not complete, and left out: %s", redact(self.path), ", ".join(left_out))
         tables = []
         later = _Later()
-        for run in reversed(complete):
+        for run in reversed(complete.values()):
             dataset = run.dataset()
             about = dataset.to_table(columns=["record_id", "image_id", "shard", "error_code"])
             counts = later.leaves(about)

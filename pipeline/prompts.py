@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pipeline.errors import BadInputError, ErrorCode
@@ -24,8 +27,17 @@ KEYS = (*KINDS, "id", "label", "score", "transparent", "image_size", "units")
 UNITS = ("pixel", "normalised")
 """What coordinates can be in."""
 
+MAX_BYTES = 64 * 2**20
+"""Bytes of the prompts beside an image: of a file, a member of a tar, or a cell; larger ones are not read."""
+
+MAX_PROMPTS = 100_000
+"""Prompts beside an image. A prompt takes some hundred bytes of memory, however few it has in its file."""
+
 _LARGEST = 2**31  # pixels of an image's side; no format has more
 _DEEPEST = 30  # levels of lists and objects; the native form has five
+_LINE = re.compile(rb"\S[^\n]*")  # from its first character that isn't blank
+_SMALLER = "leave out prompts that aren't needed, or cut the image into several"
+_BLANK = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +93,38 @@ def parse_line(line: bytes, where: str) -> RawPrompt:
 
 
 def parse_lines(data: bytes, where: str) -> list[RawPrompt]:
-    """Read a JSON Lines file: one prompt per line; empty lines, CRLF and a byte order mark do no harm."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [parse_line(line.strip(), f"{where} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    """Read a JSON Lines file: one prompt per line; empty lines, CRLF and a byte order mark do no harm.
+
+    Returns:
+        The prompts, or what :func:`unreadable_prompts` returns, alone, where it exceeds a limit.
+    """
+    if len(data) > MAX_BYTES:
+        return [too_many_bytes(where, len(data))]
+    lines = list(islice(filled_lines(data), MAX_PROMPTS + 1))
+    if len(lines) > MAX_PROMPTS:
+        return [too_many_prompts(where)]
+    return [parse_line(line, f"{where} line {n}") for n, line in lines]
+
+
+def filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield number and text of a file's lines, one at a time; without blank lines, and the blanks around others."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    number, counted = 1, 0
+    for line in _LINE.finditer(data):
+        number += data.count(b"\n", counted, line.start())
+        counted = line.start()
+        yield number, line.group().rstrip()
 
 
 def parse_list(data: bytes | str, where: str) -> list[RawPrompt]:
-    """Read a JSON list of prompts."""
+    """Read a JSON list of prompts; returns as :func:`parse_lines`."""
+    if len(data) > MAX_BYTES:  # of a text, characters: no more than it has bytes
+        return [too_many_bytes(where, len(data))]
     text = data.encode(errors="surrogatepass") if isinstance(data, str) else data.removeprefix(b"\xef\xbb\xbf")
+    if len(text) > MAX_BYTES:
+        return [too_many_bytes(where, len(text))]
+    if _is_longer(text, MAX_PROMPTS):
+        return [too_many_prompts(where)]
     try:
         values = load_json(text)
     except BadInputError as error:
@@ -97,15 +133,29 @@ def parse_list(data: bytes | str, where: str) -> list[RawPrompt]:
 
 
 def from_values(values: object, where: str) -> list[RawPrompt]:
-    """Wrap what should be a list of prompts."""
+    """Wrap what should be a list of prompts; returns as :func:`parse_lines`."""
     if not isinstance(values, list):
         return [_unparsed(repr(values).encode(), where, f"expected a list of prompts, got {reprlib.repr(values)}")]
+    if len(values) > MAX_PROMPTS:
+        return [too_many_prompts(where)]
     return [raw_prompt(value, f"{where} prompt {n}") for n, value in enumerate(values, 1)]
 
 
 def unreadable_prompts(where: str, reason: str) -> RawPrompt:
     """Return what stands for the prompts of a file that can't be read."""
     return RawPrompt({"unparsed": "file"}, where, reason)
+
+
+def too_many_bytes(where: str, size: int, limit: int = MAX_BYTES) -> RawPrompt:
+    """Return what stands for prompts beside an image that are larger than `limit`, and are not read."""
+    reason = f"has {size} bytes or more, and prompts beside an image may have {limit}; {_SMALLER}"
+    return unreadable_prompts(where, reason)
+
+
+def too_many_prompts(where: str) -> RawPrompt:
+    """Return what stands for more prompts beside an image than :data:`MAX_PROMPTS`."""
+    reason = f"brings the prompts beside its image to more than {MAX_PROMPTS}, which is the limit; {_SMALLER}"
+    return unreadable_prompts(where, reason)
 
 
 def load_json(data: bytes) -> Any:
@@ -126,6 +176,32 @@ def load_json(data: bytes) -> Any:
     except ValueError as error:  # also numbers of thousands of digits
         reason = f"not valid JSON: {error}"
     raise BadInputError(ErrorCode.PROMPT_MALFORMED, reason)
+
+
+def _is_longer(data: bytes, limit: int) -> bool:
+    """Tell whether a JSON list has more values than that; keeps none of them, and doesn't parse those beyond."""
+    if data.count(b",") < limit:
+        return False
+    try:
+        text = data.decode()
+        at = _blank(text, 0)
+        if text[at] != "[":
+            return False
+        decode = json.JSONDecoder().raw_decode
+        for _ in range(limit):
+            _, at = decode(text, _blank(text, at + 1))
+            at = _blank(text, at)
+            if text[at] != ",":
+                return False
+    except (ValueError, RecursionError, IndexError):  # loading it says so, and gets no further
+        return False
+    return True
+
+
+def _blank(text: str, at: int) -> int:
+    """Return where the blanks end that begin there, if any do."""
+    blank = _BLANK.match(text, at)
+    return blank.end() if blank else at
 
 
 def _is_deeper(value: object, levels: int) -> bool:

@@ -300,6 +300,11 @@ class RunDirectory:
             storage.write_bytes_atomic(uri, marker.encode())
         elif not exclusive.create(uri, marker.encode()):
             raise SupersededError(f"another job has completed {redact(self.path)} meanwhile; nothing is lost")
+        try:
+            self.claim.check()
+        except SupersededError:  # since the last look, perhaps by one that opens the run again
+            storage.delete(uri)
+            raise
 
     def fail(self, message: str) -> None:
         """Note in `run.json` that a fault stopped the job; what is committed stays valid, and the run can go on.

@@ -83,7 +83,9 @@ def redo(run: RunDirectory, shards: Collection[str]) -> int:
     forgotten: list[str] = []
 
     def keep(commit: Commit) -> bool:
-        kept = (commit.data is None or commit.data in there) and not commit.shards.keys() & set(shards)
+        # Looked for again: the listing may be older than the last job's last file.
+        has_data = commit.data is None or commit.data in there or storage.exists(storage.join(run.path, commit.data))
+        kept = has_data and not commit.shards.keys() & set(shards)
         if not kept:
             forgotten.append(commit.stem)
         return kept

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import islice
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError
 from pipeline.prompt_formats import LABELS
 from pipeline.prompt_formats.base import ClassNames, LabelFormat
 from pipeline.prompt_formats.yolo import read_class_names
-from pipeline.prompts import RawPrompt, unreadable_prompts
+from pipeline.prompts import MAX_PROMPTS, RawPrompt, too_many_prompts, unreadable_prompts
 
 MAX_BYTES = 512 * 2**20
 """Bytes of a file; LabelMe's hold the image, in base64. Larger ones are not read."""
@@ -53,16 +54,17 @@ class LabelFiles:
         return self.format.holds_prompts(path) and not any(p.startswith(".") for p in parts) and parts[-1] != names
 
     def parse(self, data: bytes, where: str) -> list[RawPrompt]:
-        """Return the prompts of a file; one malformed one where it can't be read.
+        """Return the prompts of a file; one malformed one where it can't be read, or has more than are allowed.
 
         Args:
             data: Of the file.
             where: What messages call it.
         """
         try:
-            return [
+            found = [
                 RawPrompt(content, f"{where} {self.format.unit} {number}", fault)
-                for _, number, content, fault in self.format.read(data, self)
+                for _, number, content, fault in islice(self.format.read(data, self), MAX_PROMPTS + 1)
             ]
         except BadInputError as error:
             return [unreadable_prompts(where, str(error))]
+        return found if len(found) <= MAX_PROMPTS else [too_many_prompts(where)]

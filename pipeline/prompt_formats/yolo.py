@@ -16,21 +16,21 @@ import yaml
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ConfigurationError
 from pipeline.prompt_formats.base import ClassNames, LabelContext, LabelFormat, malformed, text_number, unparsed
-from pipeline.prompts import Entry, clean_text
+from pipeline.prompts import Entry, clean_text, filled_lines
 from pipeline.storage import NotFoundError, RefusedError, public_uri, read_bytes
 
 
 def _read(data: bytes, context: LabelContext) -> Iterator[Entry]:
     try:
-        text = data.removeprefix(b"\xef\xbb\xbf").decode()
+        data.decode()
     except UnicodeDecodeError as error:
         raise malformed(f"not UTF-8 (byte {error.start})") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+    for number, raw in filled_lines(data):
+        if line := raw.decode().strip():
             try:
                 yield Entry("", number, _native(line.split(), context.class_names))
             except BadInputError as error:
-                yield Entry("", number, unparsed(line.strip()), str(error))
+                yield Entry("", number, unparsed(line), str(error))
 
 
 YOLO = LabelFormat(".txt", "line", _read, numbered=True, passed_over=re.compile(r"classes\.txt|readme.*\.txt"))

@@ -12,8 +12,9 @@ from pipeline import storage
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id, key_hash, show
+from pipeline.prompt_formats import label_files
 from pipeline.prompt_formats.label_files import LabelFiles
-from pipeline.prompts import RawPrompt, unreadable_prompts
+from pipeline.prompts import MAX_BYTES, MAX_PROMPTS, RawPrompt, too_many_bytes, too_many_prompts, unreadable_prompts
 from pipeline.sources.base import (
     Sample,
     Shard,
@@ -81,7 +82,9 @@ class FolderSource:
         prompts: list[RawPrompt] = []
         known = False
         try:
-            prompts = [raw for name in item["prompts"] for raw in self._prompts(storage.join(root, name))]
+            for name in item["prompts"]:
+                size = item.get("large", {}).get(name)  # plans of earlier versions have no such key
+                prompts += self._prompts(storage.join(root, name), size, MAX_PROMPTS - len(prompts))
             known = True
             data = self._data(uri, item)
         except (BadInputError, TransientError) as fault:
@@ -112,13 +115,16 @@ class FolderSource:
             raise foreign(item["path"])
         return fetch(uri, item["size"], self._config)
 
-    def _prompts(self, uri: str) -> list[RawPrompt]:
+    def _prompts(self, uri: str, too_large: int | None, limit: int) -> list[RawPrompt]:
         where = clean_name(public_uri(uri))
+        if too_large is not None:
+            return [too_many_bytes(where, too_large, _most(self._labels))]
         try:
             data = storage.read_bytes(uri, retries=self._config.workers.retries)
         except (NotFoundError, RefusedError) as error:
             return [unreadable_prompts(where, str(error))]
-        return self._labels.parse(data, where) if self._labels else parse_prompts(uri, data, where)
+        found = self._labels.parse(data, where) if self._labels else parse_prompts(uri, data, where)
+        return found if len(found) <= limit else [too_many_prompts(where)]
 
     def _mask(self, root: str, folder: str, name: str) -> bytes:
         return fetch_mask(inside(root, folder, name), self._config)
@@ -158,6 +164,9 @@ def _items(files: list[FileInfo], *, inline: bool, labels: LabelFiles | None) ->
         mine = beside.get(stem, []) if owner == image.name else []
         items.append(_item(image.name, image, mine, None if owner == image.name else owner))
     items += [_item(stem, None, names, None) for stem, names in beside.items() if stem not in owners]
+    large = {file.name: file.size for file in files if (file.size or 0) > _most(labels)}
+    for item in items:
+        item["large"] = {name: large[name] for name in item["prompts"] if name in large}
     return sorted(items, key=lambda item: str(item["path"]))
 
 
@@ -168,6 +177,11 @@ def _join_label_folders(beside: dict[str, list[str]], images: set[str]) -> None:
         image = f"{head}/images/{tail}".removeprefix("/")
         if labels and image in images and image not in beside:
             beside[image] = beside.pop(stem)
+
+
+def _most(labels: LabelFiles | None) -> int:
+    """Return how many bytes a prompts file may have."""
+    return label_files.MAX_BYTES if labels else MAX_BYTES
 
 
 def _stem(name: str) -> str:

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ConfigurationError, ErrorCode, TransientError
 from pipeline.ids import image_id, key_hash
-from pipeline.prompts import RawPrompt, from_values, parse_list
+from pipeline.prompts import MAX_PROMPTS, RawPrompt, from_values, parse_list
 from pipeline.sources.base import (
     Sample,
     Shard,
@@ -306,4 +307,17 @@ def _overlapping(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list
 def _parquet_rows(parquet: pq.ParquetFile, groups: range | list[int], columns: list[str]) -> Iterator[dict[str, Any]]:
     size = 8 if "image" in columns and not pa.types.is_string(parquet.schema_arrow.field("image").type) else 1024
     for batch in parquet.iter_batches(size, row_groups=list(groups), columns=columns, use_threads=False):
-        yield from batch.to_pylist()
+        prompts = batch.column("prompts") if "prompts" in columns else None
+        listed = prompts is not None and (pa.types.is_list(prompts.type) or pa.types.is_large_list(prompts.type))
+        if listed and (pc.sum(pc.list_value_length(prompts)).as_py() or 0) > MAX_PROMPTS:
+            # Packed, millions of prompts are a few bytes. One more than are allowed is enough to say so.
+            for row, cell in zip(_each(batch.drop_columns(["prompts"])), prompts, strict=True):
+                values = cell.values
+                yield row | {"prompts": None if values is None else values.slice(0, MAX_PROMPTS + 1).to_pylist()}
+        else:
+            yield from batch.to_pylist()
+
+
+def _each(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    for number in range(len(batch)):
+        yield from batch.slice(number, 1).to_pylist()

@@ -16,8 +16,9 @@ from io import BufferedReader
 from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError, ErrorCode, TransientError
 from pipeline.ids import image_id
+from pipeline.prompt_formats import label_files
 from pipeline.prompt_formats.label_files import LabelFiles
-from pipeline.prompts import RawPrompt, unreadable_prompts
+from pipeline.prompts import MAX_BYTES, MAX_PROMPTS, RawPrompt, too_many_bytes, too_many_prompts
 from pipeline.sources.base import (
     Sample,
     Shard,
@@ -115,14 +116,16 @@ class WebDatasetSource:
 
     def _family(self, shard: Shard, groups: list[_Group], seen: Counter[str]) -> Iterator[Sample]:
         uri = clean_name(public_uri(shard.spec["uri"]))
-        prompts = [self._prompts(group, uri) if self._inline else [] for group in groups]
-        masks = {
-            f"{group.key}.{raw.content.get('mask')}"
-            for group, raws in zip(groups, prompts, strict=True)
-            for raw in raws
-        }
-        for group, raws in zip(groups, prompts, strict=True):
-            yield from self._samples(shard, group, raws, masks, seen)
+        names = {member.name for member in groups[0].family}
+        masks: set[str] = set()
+        prompts: list[RawPrompt] = []
+        for group in groups:
+            prompts = self._prompts(group, uri)
+            masks |= names & {f"{group.key}.{raw.content.get('mask')}" for raw in prompts}
+        for group in groups:
+            if len(groups) > 1:  # read again: those of a whole family of images may not fit the memory
+                prompts = self._prompts(group, uri)
+            yield from self._samples(shard, group, prompts, masks, seen)
 
     def _samples(
         self, shard: Shard, group: _Group, prompts: list[RawPrompt], masks: set[str], seen: Counter[str]
@@ -163,14 +166,15 @@ class WebDatasetSource:
 
     def _prompts(self, group: _Group, uri: str) -> list[RawPrompt]:
         found: list[RawPrompt] = []
-        for member in group.of("prompts"):
+        for member in group.of("prompts") if self._inline else ():
             where = f"{uri}#{member.name}"
             if member.data is None:
-                found.append(unreadable_prompts(where, f"has {member.size} bytes, too many to be read"))
+                more = [too_many_bytes(where, member.size, _most(member.kind, byte_limit(self._config), self._labels))]
             elif self._labels:
-                found += self._labels.parse(member.data, where)
+                more = self._labels.parse(member.data, where)
             else:
-                found += parse_prompts(member.name, member.data, where)
+                more = parse_prompts(member.name, member.data, where)
+            found += more if len(found) + len(more) <= MAX_PROMPTS else [too_many_prompts(where)]
         return found
 
 
@@ -186,7 +190,7 @@ def _families(
 
     Args:
         stream: Of the tar file.
-        limit: Bytes of a member that is read, and half of what is kept of the members of a group.
+        limit: Bytes of a member that is read (of prompts, see :func:`_most`), and half of what is kept of the members of a group.
         passed: Counts members that are of no use, by extension; links and devices as such.
         labels: Tells which members hold prompts, where they have a format of their own.
     """
@@ -207,11 +211,18 @@ def _families(
         group = groups.setdefault(name.key, _Group(name.key, members))
         kept = sum(len(other.data or b"") for other in group.members)
         useful = name.kind in ("image", "prompts") or file.name.lower().endswith(".png")
-        fits = kept + file.size <= limit * 2 and file.size <= limit
+        fits = kept + file.size <= limit * 2 and file.size <= _most(name.kind, limit, labels)
         group.members.append(_Member(file.name, name.kind, file.read() if useful and fits else None, file.size))
         members.append(group.members[-1])
     if groups:
         yield list(groups.values())
+
+
+def _most(kind: Kind, limit: int, labels: LabelFiles | None) -> int:
+    """Return how many bytes of a member are read, where `limit` is that of images."""
+    if kind != "prompts":
+        return limit
+    return min(limit, label_files.MAX_BYTES if labels else MAX_BYTES)
 
 
 def _member_name(path: str, labels: LabelFiles | None) -> MemberName | None:

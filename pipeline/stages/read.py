@@ -24,6 +24,7 @@ from pipeline.prompt_formats import LABELS
 from pipeline.prompts import RawPrompt, fail_prompt, parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
+from pipeline.seen import Seen
 from pipeline.sources import Sample, Shard, make_source
 from pipeline.sources.base import fetch_mask
 from pipeline.sources.references import inside
@@ -91,7 +92,7 @@ class ReadShards:
         config: Of the run.
         index: The prompts, where they stand in a file of their own.
         warn: Told about each image (or rest of a shard) that is left out: shard, place and cause.
-        seen: Ids of records that are none of this run's business, ascending: they are left out, and not counted.
+        seen: What earlier runs hold: it is left out, and not counted.
     """
 
     def __init__(
@@ -99,12 +100,12 @@ class ReadShards:
         config: LabelConfig,
         index: Prompts | None = None,
         warn: Callable[[str], None] | None = None,
-        seen: NDArray[np.int64] | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self._config = config
         self._index = index
         self._warn = warn
-        self._seen = np.empty(0, np.int64) if seen is None else seen
+        self._seen = seen
         self._source = make_source(config)
         self._choice = prompt_choice(config) if index is None else None
 
@@ -158,7 +159,7 @@ class ReadShards:
             fault = BadInputError(ErrorCode.IMAGE_UNAVAILABLE, str(fault))
         raws = self._raw_prompts(sample, ledger)
         everything = list(_identified(sample.image_id, raws))
-        identified = self._unseen(everything)
+        identified = self._unseen(sample, everything)
         if not identified:
             return None
         missing = fault is not None and fault.code is ErrorCode.IMAGE_MISSING
@@ -204,13 +205,13 @@ class ReadShards:
         audit = ImageAudit(config, info, load_mask, self._config.input.max_pixels)
         return [audit(raw, identifier) for identifier, raw in identified if raw is not None]
 
-    def _unseen(self, identified: list[tuple[int, RawPrompt | None]]) -> list[tuple[int, RawPrompt | None]]:
-        """Leave out the prompts whose records earlier runs hold."""
-        if not len(self._seen):
+    def _unseen(
+        self, sample: Sample, identified: list[tuple[int, RawPrompt | None]]
+    ) -> list[tuple[int, RawPrompt | None]]:
+        """Leave out the prompts whose records earlier runs hold, unless the image is another one now."""
+        if self._seen is None or self._seen.has_changed(sample.image_id, sample.data):
             return identified
-        ids = np.asarray([identifier for identifier, _ in identified], np.int64)
-        places = np.minimum(np.searchsorted(self._seen, ids), len(self._seen) - 1)
-        known = self._seen[places] == ids
+        known = self._seen.knows([identifier for identifier, _ in identified])
         return [each for each, is_known in zip(identified, known, strict=True) if not is_known]
 
     def _raw_prompts(self, sample: Sample, ledger: _Ledger) -> Sequence[RawPrompt]:

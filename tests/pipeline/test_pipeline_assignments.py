@@ -1,5 +1,6 @@
 """What a job has to do: which run it goes on with, which shards it reads, and which records it leaves alone."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def test_what_is_new_is_new_to_the_runs_of_the_same_settings_and_weights(tmp_pat
 
 def test_a_run_over_all_reads_all(tmp_path: Path) -> None:
     job = assignment(Chain.open(str(tmp_path)), ALL, shards("a", "b"), {"a": "a1", "b": "b1"})
-    assert (names(job), len(job.seen), len(job.matched), job.selected) == (["a", "b"], 0, 0, None)
+    assert (names(job), len(job.seen.records), len(job.matched), job.selected) == (["a", "b"], 0, 0, None)
 
 
 def test_shards_that_are_as_they_were_are_not_read_again(tmp_path: Path) -> None:
@@ -133,8 +134,8 @@ def test_shards_that_are_as_they_were_are_not_read_again(tmp_path: Path) -> None
     assert names(job) == ["b", "c", "new"]
     assert sorted(job.matched) == [70]
     # Neither what stands for an unread rest nor prompts without image are asked for once only.
-    assert job.seen.tolist() == [1, 2, 3, 4, 5]
-    assert job.seen.dtype == np.int64
+    assert job.seen.records.tolist() == [1, 2, 3, 4, 5]
+    assert job.seen.records.dtype == np.int64
 
 
 def test_nothing_is_new(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_shard_that_a_followup_read_anew_is_known_by_its_new_fingerprint(tmp_p
     scope = Scope("incremental", None, ("", "followups/0001"))
     job = assignment(chain, scope, shards("a", "b", "c"), {"a": "a2", "b": "b2"})
     assert names(job) == ["a", "c"]
-    assert job.seen.tolist() == [1, 2, 3, 4, 5, 6]
+    assert job.seen.records.tolist() == [1, 2, 3, 4, 5, 6]
     assert names(assignment(chain, scope, shards("b"), {"b": "b1"})) == []
 
 
@@ -167,7 +168,7 @@ def test_records_made_anew_with_other_weights_say_nothing_about_the_rest_of_thei
     assert scope.bases == ("followups/0001",)
     job = assignment(target.chain, scope, shards("a", "b"), {"a": "a1", "b": "b1"})
     assert names(job) == ["a", "b"]
-    assert job.seen.tolist() == [4]
+    assert job.seen.records.tolist() == [4]
 
 
 def test_records_that_meet_a_condition_are_made_again(tmp_path: Path) -> None:
@@ -175,9 +176,9 @@ def test_records_that_meet_a_condition_are_made_again(tmp_path: Path) -> None:
     chain = Chain.open(str(tmp_path))
     scope = Scope("again", "error_code == 'image_unavailable'", ("",))
     job = assignment(chain, scope, shards("a", "b", "c"), {})
-    assert (names(job), job.seen.tolist(), job.selected) == (["b"], [1, 2, 3, 5], 1)
+    assert (names(job), job.seen.records.tolist(), job.selected) == (["b"], [1, 2, 3, 5], 1)
     unread = assignment(chain, Scope("again", "error_code == 'shard_unreadable'", ("",)), shards("a", "b", "c"), {})
-    assert (names(unread), unread.seen.tolist()) == (["c"], [1, 2, 3, 4, 5])
+    assert (names(unread), unread.seen.records.tolist()) == (["c"], [1, 2, 3, 4, 5])
 
 
 def test_a_condition_that_selects_nothing_is_refused(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_where_a_shard_is_gone_all_are_looked_into(tmp_path: Path) -> None:
     scope = Scope("again", "error_code == 'image_unavailable'", ("",))
     job = assignment(Chain.open(str(tmp_path)), scope, shards("a", "b-renamed"), {})
     assert (names(job), job.selected) == (["a", "b-renamed"], 1)
-    assert 4 not in job.seen
+    assert 4 not in job.seen.records
 
 
 # --- what shards are now ---------------------------------------------------------------------------------------------
@@ -245,3 +246,47 @@ def test_fingerprints_change_with_whatever_changes_the_prompts(corpus: Path) -> 
 def test_what_listings_do_not_tell_is_never_taken_for_unchanged(corpus: Path) -> None:
     config = reading_config("webdataset", corpus / "in/*.tar")
     assert sources(config, shards("a"), None) == {"a": ""}
+
+
+# --- what changed since ----------------------------------------------------------------------------------------------
+
+
+def test_an_earlier_followup_that_was_opened_again_is_finished_first(tmp_path: Path) -> None:
+    config = label_config(tmp_path)
+    base(tmp_path)
+    first = followup(tmp_path, 1, Scope("incremental", None, ("",)), record_rows("new", [7]), ledger_row("new", [7]))
+    followup(tmp_path, 2, Scope("incremental", None, ("", "followups/0001")))
+    (tmp_path / "followups/0001/_SUCCESS").unlink()
+    for selection in (NEW, Selection()):
+        target = find_target(config, selection)
+        assert target.path == first.path
+        assert list(target.earlier.runs) == [""]
+    with pytest.raises(ConfigurationError, match="0001 is not complete yet"):
+        find_target(config, FAILED)
+
+
+def test_prompts_in_another_frame_are_another_configuration(tmp_path: Path) -> None:
+    base(tmp_path)
+    assert find_target(label_config(tmp_path), NEW).scope(label_config(tmp_path), MODEL).bases == ("",)
+    corrected = label_config(tmp_path, prompts={"box": "xywh"})
+    assert find_target(corrected, NEW).scope(corrected, MODEL).bases == ()
+
+
+def test_prompts_without_image_can_not_be_made_again(tmp_path: Path) -> None:
+    base(tmp_path)
+    scope = Scope("again", "error_code == 'image_missing'", ("",))
+    with pytest.raises(ConfigurationError, match="--incremental labels those whose images have come since"):
+        assignment(Chain.open(str(tmp_path)), scope, shards("a"), {})
+
+
+def test_images_are_known_by_their_bytes(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"then").hexdigest()
+    complete(
+        begin(label_config(tmp_path)),
+        record_rows("a", [1], image_id=11, image_sha256=digest),
+        record_rows("a", [2], image_id=12, error="image_missing"),
+        ledger_row("a", [1, 2]),
+    )
+    seen = assignment(Chain.open(str(tmp_path)), Scope("incremental", None, ("",)), shards("a"), {}).seen
+    assert (seen.has_changed(11, b"then"), seen.has_changed(11, b"now")) == (False, True)
+    assert not any((seen.has_changed(12, b"now"), seen.has_changed(11, None), seen.has_changed(99, b"now")))

@@ -1,13 +1,25 @@
 import base64
 import json
 import math
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.prompts import RawPrompt, parse_line, parse_lines, parse_list, parse_prompt, raw_prompt
+from pipeline.prompts import (
+    MAX_BYTES,
+    MAX_PROMPTS,
+    RawPrompt,
+    from_values,
+    parse_line,
+    parse_lines,
+    parse_list,
+    parse_prompt,
+    raw_prompt,
+)
 from support.auditing import HEIGHT, WIDTH, audited, png, refused
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -51,6 +63,49 @@ def test_lists():
     assert "expected a list" in parse_list(b'{"box": [1, 2, 3, 4]}', "a")[0].fault
     assert "not valid JSON" in parse_list(b"[", "a")[0].fault
     assert parse_list("[7]", "a")[0].where == "a prompt 1"
+
+
+@pytest.mark.parametrize(
+    ("parse", "data"),
+    [
+        (parse_lines, b"0\n" * 2_000_000),
+        (parse_list, b"[" + b"0," * 2_000_000 + b"0]"),
+        (parse_list, "\n[" + "{} ,\n" * 2_000_000 + "{}]"),
+        (parse_list, b"[" + b"0," * 2_000_000),  # breaks off behind what is looked at
+        (from_values, [0] * 2_000_000),
+    ],
+    ids=["lines", "list", "text", "broken", "values"],
+)
+def test_millions_of_prompts_are_one_malformed_one_and_cost_next_to_nothing(parse, data):
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        (raw,) = parse(data, "a.jsonl")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - start < 2  # traced; a fifth of it otherwise
+    assert peak < 40 * 2**20
+    prompt = parse_prompt(raw, 1)
+    assert prompt["error_code"] == "prompt_malformed"
+    assert prompt["error_message"].startswith("a.jsonl: ")
+    assert "more than 100000" in prompt["error_message"]
+    assert "leave out" in prompt["error_message"]
+
+
+def test_as_many_prompts_as_are_allowed_are_read():
+    numbered = parse_lines(b"\n{}" * MAX_PROMPTS + b"\n \r\n", "a")
+    assert (len(numbered), numbered[-1].where) == (MAX_PROMPTS, f"a line {MAX_PROMPTS + 1}")
+    assert len(parse_list(b"[" + b"{}," * (MAX_PROMPTS - 1) + b"{}]", "a")) == MAX_PROMPTS
+    (list_of_one,) = parse_list(b'[{"points": [' + b"0," * MAX_PROMPTS + b"0]}]", "a")  # commas, but no prompts
+    assert list_of_one.fault is None
+
+
+@pytest.mark.parametrize("parse", [parse_lines, parse_list])
+def test_prompts_of_too_many_bytes_are_not_parsed(parse):
+    (raw,) = parse(b" " * (MAX_BYTES + 1), "a")
+    assert f"may have {MAX_BYTES}" in raw.fault
+    assert parse(b"[" + b" " * (MAX_BYTES - 2) + b"]", "a")[0:1] != [raw]
 
 
 def test_nulls_are_as_good_as_nothing():

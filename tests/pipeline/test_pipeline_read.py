@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from pipeline.prompt_files import load_prompt_index
 from pipeline.prompts import parse_prompt
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.schema import IMAGE_ROWS
+from pipeline.seen import Seen, short
 from pipeline.sources import base, make_source
 from pipeline.sources.rows import read_row as read_manifest_row
 from pipeline.stages import read
@@ -137,7 +139,7 @@ def test_what_the_audit_counts_and_compares_does_not_depend_on_what_is_done(tmp_
     rest, _ = read_rows(config, {"a.tar": done.tobytes()})
     assert rest["prompts"] == whole["prompts"][2:]
     (shard,) = make_source(config).shards()
-    (table,) = ReadShards(config, seen=np.sort(done))(plan_table([shard], {}))
+    (table,) = ReadShards(config, seen=Seen(np.sort(done)))(plan_table([shard], {}))
     assert table["prompts"][0].as_py() == whole["prompts"][2:]
 
 
@@ -476,3 +478,15 @@ def test_nothing_of_a_signature_is_in_a_row(tmp_path, url):
 )
 def test_keys_of_urls_stay_what_they_are_for_image_ids_hang_on_them(url, key):
     assert read_manifest_row({"image": url}, "row-0").key == key
+
+
+def test_what_earlier_runs_hold_is_left_out_unless_the_image_is_another_one_now(tmp_path):
+    config = write(tmp_path, [("a.png", image()), ("a.prompts.jsonl", lines(BOX))])
+    whole, _ = read_rows(config)
+    records = np.asarray([whole["prompts"][0]["record_id"]])
+    ids = np.asarray([whole["image_id"]])
+    (shard,) = make_source(config).shards()
+    for digest, images in ((short(hashlib.sha256(whole["image"]).hexdigest()), 0), (7, 1)):
+        (table,) = ReadShards(config, seen=Seen(records, ids, np.asarray([digest])))(plan_table([shard], {}))
+        *rows, end = table.to_pylist()
+        assert (len(rows), end["ledger"]["records"]) == (images, images)

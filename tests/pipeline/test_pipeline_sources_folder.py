@@ -292,3 +292,29 @@ def test_images_of_foreign_formats_are_error_records(tmp_path):
     put(tmp_path, {"a.jfif": image("JPEG"), "b.heic": b"1", "c.dng": b"2", "c.jpg": image("JPEG")})
     found = samples(reading_config("folder", tmp_path))
     assert codes(found) == [("a.jfif", None), ("b.heic", "image_unsupported"), ("c.jpg", None)]
+
+
+def test_too_many_prompts_beside_an_image_are_one_malformed_one(tmp_path):
+    put(tmp_path, {"a.png": b"a", "a.prompts.jsonl": b"0\n" * 2_000_000, "b.png": b"b", "b.prompts.jsonl": lines(BOX)})
+    first, second = samples(reading_config("folder", tmp_path))
+    (raw,) = first.prompts
+    assert raw.where == f"{tmp_path}/a.prompts.jsonl"
+    assert "more than 100000" in raw.fault
+    assert [raw.content for raw in second.prompts] == [BOX]
+
+
+def test_prompts_of_too_many_bytes_are_not_read(tmp_path, monkeypatch):
+    put(tmp_path, {"a.png": b"a", "b.png": b"b", "b.prompts.jsonl": lines(BOX)})
+    with (tmp_path / "a.prompts.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    first, second = samples(reading_config("folder", tmp_path))
+    (raw,) = first.prompts
+    assert f"has {2**40} bytes" in raw.fault
+    assert [raw.content for raw in second.prompts] == [BOX]
+
+
+def test_labels_of_too_many_lines_are_one_malformed_prompt(tmp_path):
+    put(tmp_path, {"a.png": b"a", "a.txt": b"0\n" * 150_000})
+    (found,) = samples(reading_config("folder", tmp_path, prompts={"kind": "yolo"}))
+    (raw,) = found.prompts
+    assert "more than 100000" in raw.fault

@@ -509,3 +509,16 @@ def test_urls_that_can_not_be_used_cost_their_row(tmp_path):
     words = ["not a usable", "not a usable", "not a usable", "gcsfs", "adlfs", "environment"]
     assert all(word in prompt["error_message"] for word, prompt in zip(words, prompts, strict=True))
     assert "SECRETKEY" not in repr(rows)
+
+
+def test_too_many_prompts_in_a_cell_of_parquet_are_one_malformed_one(tmp_path):
+    kind = pa.list_(pa.struct([("box", pa.list_(pa.int64()))]))
+    flat = pa.StructArray.from_arrays([pa.nulls(2_000_000, pa.list_(pa.int64()))], ["box"])
+    many = pa.ListArray.from_arrays(pa.array([0, 2_000_000]), flat)
+    cells = pa.chunked_array([many, pa.array([[BOX], None], kind)])
+    put(tmp_path, "a.png", "b.png", "c.png")
+    first, second, third = read_parquet(tmp_path, pa.table({"image": ["a.png", "b.png", "c.png"], "prompts": cells}))
+    (raw,) = first.prompts
+    assert "more than 100000" in raw.fault
+    assert [raw.content for raw in second.prompts] == [BOX]
+    assert (second.key, second.data, list(third.prompts)) == ("b.png", b"b.png", [])

@@ -450,3 +450,32 @@ def test_s3(s3_server):
     assert found[3].etag == etag
     client.delete_object(Bucket="webdataset-tests", Key="shards/b.tar")
     assert codes(source.read(second)) == [("", "shard_unreadable")]
+
+
+def test_too_many_prompts_beside_an_image_are_one_malformed_one(tmp_path):
+    members = [
+        ("a.png", b"a"),
+        ("a.prompts.jsonl", b"0\n" * 2_000_000),
+        ("b.png", b"b"),
+        ("b.prompts.jsonl", lines(BOX)),
+    ]
+    first, second = read(tmp_path, tar(members))
+    (raw,) = first.prompts
+    assert raw.where == f"{tmp_path}/a.tar#a.prompts.jsonl"
+    assert "more than 100000" in raw.fault
+    assert [raw.content for raw in second.prompts] == [BOX]
+
+
+def test_prompts_of_an_image_in_many_members_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset, "MAX_PROMPTS", 3)
+    beside = [("a.prompts.jsonl", lines(BOX, BOX)), ("a.prompts.json", b"[{}, {}]"), ("a.PROMPTS.jsonl", lines(BOX))]
+    (found,) = read(tmp_path, tar([("a.png", b"a"), *beside]))
+    assert [bool(raw.fault) for raw in found.prompts] == [False, False, True]
+
+
+def test_prompts_of_too_many_bytes_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset, "MAX_BYTES", 60)
+    (found,) = read(tmp_path, tar([("a.png", b"a" * 200), ("a.prompts.jsonl", lines(BOX, BOX, BOX))]))
+    assert found.error is None
+    (raw,) = found.prompts
+    assert "may have 60;" in raw.fault
