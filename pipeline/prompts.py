@@ -148,7 +148,7 @@ def unreadable_prompts(where: str, reason: str) -> RawPrompt:
 
 def too_many_bytes(where: str, size: int, limit: int = MAX_BYTES) -> RawPrompt:
     """Return what stands for prompts beside an image that are larger than `limit`, and are not read."""
-    reason = f"has {size} bytes or more, and prompts beside an image may have {limit}; {_SMALLER}"
+    reason = f"has {size} bytes, too many to be read: prompts beside an image may have {limit}; {_SMALLER}"
     return unreadable_prompts(where, reason)
 
 

@@ -308,14 +308,20 @@ def _parquet_rows(parquet: pq.ParquetFile, groups: range | list[int], columns: l
     size = 8 if "image" in columns and not pa.types.is_string(parquet.schema_arrow.field("image").type) else 1024
     for batch in parquet.iter_batches(size, row_groups=list(groups), columns=columns, use_threads=False):
         prompts = batch.column("prompts") if "prompts" in columns else None
-        listed = prompts is not None and (pa.types.is_list(prompts.type) or pa.types.is_large_list(prompts.type))
-        if listed and (pc.sum(pc.list_value_length(prompts)).as_py() or 0) > MAX_PROMPTS:
+        if prompts is not None and _values(prompts) > MAX_PROMPTS:
             # Packed, millions of prompts are a few bytes. One more than are allowed is enough to say so.
             for row, cell in zip(_each(batch.drop_columns(["prompts"])), prompts, strict=True):
                 values = cell.values
                 yield row | {"prompts": None if values is None else values.slice(0, MAX_PROMPTS + 1).to_pylist()}
         else:
             yield from batch.to_pylist()
+
+
+def _values(column: pa.Array) -> int:
+    """Return how many values the lists of a column have; 0 where it has no lists."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return 0
+    return pc.sum(pc.list_value_length(column)).as_py() or 0
 
 
 def _each(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -190,7 +190,8 @@ def _families(
 
     Args:
         stream: Of the tar file.
-        limit: Bytes of a member that is read (of prompts, see :func:`_most`), and half of what is kept of the members of a group.
+        limit: Bytes of a member that is read (of prompts, see :func:`_most`), and half of what is kept of the members
+            of a group.
         passed: Counts members that are of no use, by extension; links and devices as such.
         labels: Tells which members hold prompts, where they have a format of their own.
     """

@@ -7,6 +7,7 @@ import pytest
 from pipeline import storage, storage_faults
 from pipeline.errors import BadInputError, ConfigurationError, TransientError
 from pipeline.ids import image_id
+from pipeline.prompt_formats import label_files
 from pipeline.sources import make_source
 from pipeline.sources.base import Shard
 from support.corpora import BOX, codes, image, lines, reading_config, samples
@@ -313,8 +314,10 @@ def test_prompts_of_too_many_bytes_are_not_read(tmp_path, monkeypatch):
     assert [raw.content for raw in second.prompts] == [BOX]
 
 
-def test_labels_of_too_many_lines_are_one_malformed_prompt(tmp_path):
-    put(tmp_path, {"a.png": b"a", "a.txt": b"0\n" * 150_000})
-    (found,) = samples(reading_config("folder", tmp_path, prompts={"kind": "yolo"}))
-    (raw,) = found.prompts
-    assert "more than 100000" in raw.fault
+def test_labels_of_too_many_lines_are_one_malformed_prompt(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_files, "MAX_PROMPTS", 3)
+    put(tmp_path, {"a.png": b"a", "a.txt": b"0\n" * 4, "b.png": b"b", "b.txt": b"0\n" * 3})
+    first, second = samples(reading_config("folder", tmp_path, prompts={"kind": "yolo"}))
+    (raw,) = first.prompts
+    assert "which is the limit" in raw.fault
+    assert len(second.prompts) == 3

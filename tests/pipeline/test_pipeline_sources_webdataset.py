@@ -467,10 +467,14 @@ def test_too_many_prompts_beside_an_image_are_one_malformed_one(tmp_path):
 
 
 def test_prompts_of_an_image_in_many_members_count_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "MAX_PROMPTS", 3)
-    beside = [("a.prompts.jsonl", lines(BOX, BOX)), ("a.prompts.json", b"[{}, {}]"), ("a.PROMPTS.jsonl", lines(BOX))]
+    monkeypatch.setattr(webdataset, "MAX_PROMPTS", 4)
+    beside = [
+        ("a.prompts.jsonl", lines(BOX, BOX)),
+        ("a.prompts.json", b"[{}, {}, {}]"),
+        ("a.PROMPTS.jsonl", lines(BOX)),
+    ]
     (found,) = read(tmp_path, tar([("a.png", b"a"), *beside]))
-    assert [bool(raw.fault) for raw in found.prompts] == [False, False, True]
+    assert [bool(raw.fault) for raw in found.prompts] == [False, False, True, False]
 
 
 def test_prompts_of_too_many_bytes_are_not_read(tmp_path, monkeypatch):
