@@ -10,10 +10,10 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus chaos integration curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus zoo chaos integration curves lint types format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter that .venv is made from, DEMO_OUT=folder the demo's output."
 
@@ -65,7 +65,7 @@ train-nano: $(STAMP) ## the bundled model anew (goes on where runs/nano stands):
 corpus: $(STAMP) ## 5,000 images in a real S3 server, killed five times (needs Ceph's radosgw); writes docs/corpus.md
 	$(BIN)/python benchmarks/corpus.py
 
-chaos: $(STAMP) ## faults injected into labelling runs; fails unless nothing is lost or doubled (about an hour; Linux)
+chaos: $(STAMP) ## faults injected into labelling runs; fails unless nothing is lost or doubled (an hour and a quarter; Linux)
 	$(BIN)/python benchmarks/chaos.py
 
 integration: $(STAMP) ## the job on object stores of this machine: moto and, where it is installed, Ceph's S3 gateway

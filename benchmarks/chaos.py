@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # for `support`: servers that the tests use, too
@@ -102,6 +102,7 @@ def run_case(name: str, seed: int, corpus: Corpus, folder: Path, store: Store) -
                 return Result(name, seed, where, 0, time.monotonic() - start, None, (str(error),), available=False)
             case.finish()
             outcome = look(case.run, corpus, sum(case.discarded.values()))
+            outcome = replace(outcome, faults=(*case.breaches, *outcome.faults))
             notes = tuple(case.notes)
             jobs = len(case.jobs)
         shutil.rmtree(case.folder, ignore_errors=not outcome.exact)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ class Case:
         earlier: How often the fault came too late so far; moments are earlier then.
         jobs: That were started.
         notes: For the table.
+        breaches: What jobs did that they must not do, whatever the records say: the case has failed.
         discarded: Records seen in data files that don't count.
     """
 
@@ -48,6 +49,7 @@ class Case:
     earlier: int = 0
     jobs: list[Job] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    breaches: list[str] = field(default_factory=list)
     discarded: dict[str, int] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
@@ -81,9 +83,9 @@ class Case:
         self.env["AWS_ENDPOINT_URL"] = self.proxy.url
         return self.proxy
 
-    def at_end(self, end: object) -> None:
+    def at_end(self, end: Callable[[], object]) -> None:
         """Call something when the case is over."""
-        self._ends.callback(end)  # type: ignore[arg-type]
+        self._ends.callback(end)
 
     def start(self, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> Job:
         """Start the command."""
@@ -126,7 +128,7 @@ class Case:
         """Wait for a job; one that is stuck is killed, and None returned."""
         code = job.wait(JOB_SECONDS)
         if code is None:
-            self.notes.append(f"stuck for {JOB_SECONDS:g} s, killed")
+            self.breaches.append(f"stuck for {JOB_SECONDS:g} s, killed")
             job.close()
         return code
 
@@ -136,7 +138,7 @@ class Case:
             self.count_discarded()
             if self.end(self.start()) == 0:
                 return
-        self.notes.append(f"not complete after {len(self.jobs)} jobs: {self.jobs[-1].output[-300:]}")
+        self.breaches.append(f"not complete after {len(self.jobs)} jobs: {self.jobs[-1].output[-300:]}")
 
     def count_discarded(self) -> None:
         """Note the records in data files that don't count: the next job makes them again."""

@@ -78,7 +78,7 @@ def driver_term(case: Case) -> None:
     case.moment(job)
     job.process.terminate()
     if case.end(job) not in (130, 0):
-        case.notes.append(f"exit code {job.process.returncode} after SIGTERM")
+        case.breaches.append(f"exit code {job.process.returncode} after SIGTERM")
 
 
 @fault("power-cut")
@@ -269,7 +269,7 @@ def disk_full(case: Case) -> None:
     if code == 0:
         raise NotInjected("the disk was large enough")
     if "full" not in job.output or code != 2:
-        case.notes.append(f"exit code {code} on a full disk: {job.output[-200:]}")
+        case.breaches.append(f"exit code {code} on a full disk: {job.output[-200:]}")
     subprocess.run(["mount", "-o", f"remount,size={grown}m", disk], check=True)
 
 
@@ -285,7 +285,7 @@ def two_jobs(case: Case) -> None:
     codes = [case.end(job) for job in jobs]
     refused = [job for job, code in zip(jobs, codes, strict=True) if code != 0 or "complete already" in job.output]
     if 0 not in codes or len(refused) != 1:
-        case.notes.append(f"two jobs ended with {codes}")
+        case.breaches.append(f"two jobs ended with {codes}")
 
 
 @fault("zombie")
@@ -309,7 +309,7 @@ def zombie(case: Case) -> None:
     job.signal_all(signal.SIGCONT)
     case.end(second)
     if case.end(job) == 0 and "complete already" not in job.output:
-        case.notes.append("the paused job took itself for complete")
+        case.breaches.append("the paused job took itself for complete")
 
 
 @fault("clock-skew", ON_DISK)
@@ -328,7 +328,7 @@ def clock_skew(case: Case) -> None:
     if job.ended:
         case.notes.append("the first job was faster")
     elif code != 2:
-        case.notes.append(f"a job with another clock ended with {code} beside a living one: {second.output[-200:]}")
+        case.breaches.append(f"a job with another clock ended with {code} beside a living one: {second.output[-200:]}")
     if not job.ended:
         job.kill_driver()
     third = case.start(_clock(library, -hours))

@@ -111,15 +111,21 @@ def _check(arguments: argparse.Namespace, chain: Chain) -> int:
 
 def _tidy(arguments: argparse.Namespace, chain: Chain) -> int:
     from pipeline import upkeep
+    from sdmatte.urls import redact
 
     if arguments.command == "compact":
         print("\n".join(upkeep.compact(chain)))
     elif arguments.command == "redo":
-        for run in chain.runs.values():
-            print(f"{run.path}: {upkeep.redo(run, arguments.shard)} commits forgotten; start the job again")
+        forgotten = {run.path: upkeep.redo(run, arguments.shard) for run in chain.runs.values()}
+        for path, count in forgotten.items():
+            print(f"{redact(path)}: {count} commits forgotten")
+        if not any(forgotten.values()):
+            print("nothing was forgotten: no commit names such a shard, and all data files are there")
+            return 1 if arguments.shard else 0
+        print("start the job again, which makes their records anew")
     else:
         files = upkeep.collect_garbage(chain, delete=arguments.delete)
-        print("\n".join([*(file.uri for file in files), f"{len(files)} files"]))
+        print("\n".join([*(redact(file.uri) for file in files), f"{len(files)} files"]))
         if files and not arguments.delete:
             print("nothing was deleted; --delete does that")
     return 0

@@ -2,7 +2,7 @@
 
 On S3 it is a PUT with ``If-None-Match: *``, on Google Cloud Storage one with a generation of 0, on Azure one with
 ``overwrite=False``, on local disks a hard link. Stores exist that take the condition and ignore it, so
-:func:`check_store` tries it out.
+:func:`check_store` tries it out. Tests run on moto's and Ceph's S3 and on disks; the others were not tried.
 """
 
 from __future__ import annotations

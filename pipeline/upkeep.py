@@ -87,12 +87,12 @@ def redo(run: RunDirectory, shards: Collection[str]) -> int:
         has_data = commit.data is None or commit.data in there or storage.exists(storage.join(run.path, commit.data))
         kept = has_data and not commit.shards.keys() & set(shards)
         if not kept:
+            if not forgotten:  # before anything is forgotten: the marker must not outlive what it stands for
+                storage.delete(storage.join(run.path, "_SUCCESS"))
             forgotten.append(commit.stem)
         return kept
 
     with _in_charge(run, partial(commit_log.merge, keep=keep)) as claim:
-        if not run.reconcile(run.plan()).complete:
-            storage.delete(storage.join(run.path, "_SUCCESS"))
         commit_log.remove_outdated(claim)
     return len(forgotten)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ConfigurationError, ErrorCode
+from pipeline.errors import TRANSIENT_CODES, ConfigurationError, ErrorCode
 from pipeline.schema import RECORDS
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -59,7 +59,8 @@ def of_codes(codes: str) -> str:
     """Return the condition that selects error codes.
 
     Args:
-        codes: Separated by commas; ``all`` stands for every error.
+        codes: Separated by commas; ``all`` stands for every error, ``transient`` for faults that may
+            have gone away by themselves.
 
     Raises:
         ConfigurationError: One of them is unknown.
@@ -67,13 +68,15 @@ def of_codes(codes: str) -> str:
     names = [name.strip() for name in codes.split(",") if name.strip()]
     if names == ["all"]:
         return 'status == "error"'
+    if names == ["transient"]:
+        names = sorted(TRANSIENT_CODES)
     known = [str(code) for code in ErrorCode]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ConfigurationError(
             f"unknown error code {', '.join(unknown) or '(none given)'}; known are {', '.join(known)}"
         )
-    return f"error_code in {tuple(names)!r}"
+    return f"error_code in {tuple(map(str, names))!r}"
 
 
 def _condition(node: ast.expr) -> pc.Expression:

@@ -5,13 +5,10 @@ import io
 import json
 import os
 import re
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -19,13 +16,12 @@ from PIL import Image
 from pipeline import inspection
 from pipeline.commit_log import read_commits
 from pipeline.config import LabelConfig, load_config
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import ConfigurationError
 from pipeline.label import label
 from pipeline.latest import Chain
 from pipeline.plan import plan
 from pipeline.runs import read_records
 from pipeline.scopes import Selection
-from pipeline.stages.matte import MatteImages
 from support import zoo
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -270,28 +266,3 @@ def test_s3_to_s3(s3_server: str, tmp_path: Path) -> None:
     (record, *_) = [r for r in read_records("s3://label-whole/runs/1").to_pylist() if r["status"] == "ok"]
     assert record["image_uri"].startswith("s3://label-whole/shards/")
     assert np.asarray(Image.open(io.BytesIO(record["alpha"]["bytes"]))).dtype == np.uint8
-
-
-class Dying(MatteImages):
-    """Ends its process on one image, as a crash in native code would."""
-
-    def _label(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
-        if any(row["image_key"] == "plain" for row in rows):
-            time.sleep(1)  # as long as real work, so that what is in hand has been told
-            os._exit(1)
-        return super()._label(rows)
-
-
-@pytest.mark.slow
-def test_an_image_that_kills_actors_stops_the_job_instead_of_killing_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    zoo.write_tars(tmp_path / "corpus", zoo.zoo())
-    settings = config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run", "workers.images_per_block=1")
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.matte.MatteImages", Dying)
-        with pytest.raises(PipelineError, match=r"In hand when it stopped.*plain"):
-            label(settings)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
-    assert label(settings).complete  # once whatever was wrong with the image is mended
-    assert outcome(tmp_path / "run") == zoo.expected(zoo.zoo())

@@ -140,6 +140,7 @@ def test_a_model_that_kills_every_process_stops_the_job(tmp_path: Path, monkeypa
     assert (tmp_path / "run" / "starts").stat().st_size == 16
 
 
+@pytest.mark.slow
 def test_too_many_errors_stop_the_job_and_a_larger_budget_continues_it(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus", images=40, bad=range(4, 20))
     limit = ("workers.images_per_block=2", "failures.min_objects=10", "output.file_mb=1e-6")
