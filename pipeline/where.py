@@ -74,7 +74,7 @@ def of_codes(codes: str) -> str:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ConfigurationError(
-            f"unknown error code {', '.join(unknown) or '(none given)'}; known are {', '.join(known)}"
+            f"unknown error code {', '.join(unknown) or '(none given)'}; known are all, transient, {', '.join(known)}"
         )
     return f"error_code in {tuple(map(str, names))!r}"
 

@@ -153,7 +153,9 @@ def test_redo(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 commits forgotten" in capsys.readouterr().out
     assert RunDirectory.open(str(output)).succeeded
     assert job.main(["redo", str(output), "--shard", "0000.tar"]) == 0
-    assert "commits forgotten; start the job again" in capsys.readouterr().out
+    assert "start the job again, which makes their records anew" in capsys.readouterr().out
+    assert job.main(["redo", str(output), "--shard", "no-such.tar"]) == 1
+    assert "nothing was forgotten" in capsys.readouterr().out
     assert not RunDirectory.open(str(output)).succeeded
     assert job.main(["reconcile", str(output)]) == 1
     assert "0000.tar" in capsys.readouterr().out

@@ -9,7 +9,6 @@ import pytest
 
 from pipeline import claims, storage
 from pipeline.claims import ClaimedError
-from pipeline.errors import ConfigurationError
 from pipeline.holding import holding
 from pipeline.latest import Chain
 from pipeline.parts import write_part
@@ -152,9 +151,3 @@ def test_forgetting_nothing_leaves_a_complete_run_complete(run: RunDirectory) ->
     assert redo(run, ["no such shard"]) == 0
     assert run.succeeded
     assert run.reconcile(["a", "b"]).complete
-
-
-def test_a_run_without_a_plan_is_named(tmp_path: Path) -> None:
-    run = begin(label_config(tmp_path))
-    with pytest.raises(ConfigurationError, match=r"plan\.parquet"):
-        redo(run, [])

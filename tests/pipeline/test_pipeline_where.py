@@ -190,5 +190,7 @@ def test_codes() -> None:
     assert selected(of_codes(" image_corrupt, image_missing,")) == [4]
     assert selected(of_codes(",".join(ErrorCode))) == [4]
     for wrong in ("", ",", "image_corrupted", "all,image_corrupt", "IMAGE_CORRUPT"):
-        with pytest.raises(ConfigurationError, match=r"unknown error code .*; known are all, transient, shard_unreadable, "):
+        with pytest.raises(
+            ConfigurationError, match=r"unknown error code .*; known are all, transient, shard_unreadable, "
+        ):
             of_codes(wrong)
