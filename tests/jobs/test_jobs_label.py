@@ -73,6 +73,7 @@ def stopped(corpus: Path, number: signal.Signals) -> subprocess.Popen[str]:
     return job
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_where_it_was(corpus: Path) -> None:
     stopped(corpus, signal.SIGKILL).communicate(timeout=60)
     assert not (corpus / "run" / "_SUCCESS").exists()

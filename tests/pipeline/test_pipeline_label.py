@@ -128,6 +128,7 @@ def test_a_complete_run_is_left_as_it_is_and_another_one_is_equal(tmp_path: Path
         label(settings)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_without_doing_anything_twice(tmp_path: Path) -> None:
     zoo.write_tars(tmp_path / "corpus", zoo.zoo(), shards=3)
     run = tmp_path / "run"

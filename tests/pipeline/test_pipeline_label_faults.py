@@ -161,6 +161,7 @@ def test_too_many_errors_stop_the_job_and_a_larger_budget_continues_it(tmp_path:
     }
 
 
+@pytest.mark.slow
 def test_a_canary_that_fails_stops_the_job_before_the_rest_and_one_that_passes_is_part_of_it(tmp_path: Path) -> None:
     # The first image of each shard is bad, and the canary takes two of each.
     write_corpus(tmp_path / "corpus", images=24, shards=4, bad=range(4))
