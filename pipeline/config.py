@@ -157,6 +157,32 @@ class ModelConfig(Section):
     """Text prompt for all images; the released weights were used with the empty one."""
 
 
+class QualityConfig(Section):
+    """How mattes are scored: what the columns `predicted_mad` and `quality` come from, see docs/quality.md."""
+
+    second: Literal["none", "flip", "jitter", "resolution", "model"] = "none"
+    """A second matte of the same prompt, which is not kept: how far it differs tells much about the error. `flip`: of
+    the mirrored image (costs as much as the first matte); `jitter`: of the prompt, slightly moved (the image is not
+    encoded again: cheapest for large models); `resolution`: with an input of `second_size` (at 2/3 of the side, 0.44
+    of the first one's work); `model`: with `second_model`, a smaller one (what that one costs)."""
+    second_size: int | None = Field(default=None, ge=64, multiple_of=64)
+    """For `resolution` (unit: pixel); default: 2/3 of the model's own input size, rounded to a multiple of 64."""
+    second_model: str | None = None
+    """For `model`: as `model.source`."""
+    calibration: str = "auto"
+    """What turns features into a predicted error: a file that jobs/calibrate.py wrote (path or URL), `none`, or
+    `auto`: of the bundled ones that for this model and second pass; for other models the nearest, and records say in
+    `calibration_matches` that it was made for another."""
+
+    @model_validator(mode="after")
+    def _second_is_whole(self) -> QualityConfig:
+        if (self.second == "model") != (self.second_model is not None):
+            raise ValueError("quality.second=model and quality.second_model belong together: set both or none")
+        if self.second_size is not None and self.second != "resolution":
+            raise ValueError("quality.second_size is for quality.second=resolution")
+        return self
+
+
 class OutputConfig(Section):
     """Where and how the records are written."""
 
@@ -172,6 +198,9 @@ class OutputConfig(Section):
     stores that don't: then two jobs at once are noticed only afterwards, as doubled records."""
     contact_sheet: int = Field(default=24, ge=0, le=400)
     """Objects shown on the run's contact sheet, at most 400; 0 for none."""
+    report_objects: int = Field(default=200, ge=0, le=5000)
+    """Objects with pictures on the run's report page: the worst, the best, errors, and others of every label. Each
+    costs about 30 ms and 25 kB; 0 for a page without pictures."""
 
 
 class WorkersConfig(Section):
@@ -220,6 +249,7 @@ class LabelConfig(Section):
     input: InputConfig
     prompts: PromptsConfig = PromptsConfig()
     model: ModelConfig
+    quality: QualityConfig = QualityConfig()
     output: OutputConfig
     workers: WorkersConfig = WorkersConfig()
     failures: FailuresConfig = FailuresConfig()
@@ -232,6 +262,7 @@ class LabelConfig(Section):
         named += [
             (f"prompts.{key}", getattr(self.prompts, key) or "") for key in ("path", "coco_images", "class_names")
         ]
+        named += [("quality.calibration", self.quality.calibration)]
         for key, path in named:
             try:
                 check_url(path)
@@ -253,7 +284,7 @@ class LabelConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Return the settings that must be equal for two jobs to continue the same run."""
         dump = self.model_dump(mode="json", exclude={"workers": True, "failures": True})
-        dump["output"] = {"alpha_bits": self.output.alpha_bits}
+        dump["output"] = {"alpha_bits": self.output.alpha_bits}  # what else is there changes no record
         for key in _HOW_NOT_WHAT:
             dump["model"].pop(key)
         return dump

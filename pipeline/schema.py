@@ -74,6 +74,11 @@ _COLUMNS = [
     _column("image_sha256", pa.string(), "SHA-256 of the image's encoded bytes, hexadecimal"),
     _column("image_width", pa.int32(), "Width of the upright image", "pixel"),
     _column("image_height", pa.int32(), "Height of the upright image", "pixel"),
+    _column(
+        "image_phash",
+        pa.int64(),
+        "Perceptual hash of the upright image (DCT, 64 bits); near-duplicates differ in few",
+    ),
     _column("image_notes", pa.list_(pa.string()), "What decoding did, e.g. exif_rotated, flattened_alpha"),
     _column("prompt_kind", pa.string(), "box, points or mask"),
     _column("prompt_id", pa.string(), "The prompt's own id in its source"),
@@ -90,6 +95,13 @@ _COLUMNS = [
     _column("alpha", _IMAGE, "The matte: grayscale PNG of the upright image's size, 0 transparent"),
     _column("coverage", pa.float32(), "Mean alpha over the image, 0 to 1"),
     _column("definiteness", pa.float32(), "IoU of alpha > 0.9 and alpha > 0.1, 0 to 1; 1 is a crisp matte"),
+    _column("semi_transparent", pa.float32(), "Share of the image's pixels with alpha between 0.1 and 0.9, 0 to 1"),
+    _column("softness", pa.float32(), "Mean of 4 alpha (1 - alpha) over the image, 0 to 1; 0 for a binary matte"),
+    _column("fragments", pa.int32(), "Connected parts of alpha > 0.5"),
+    _column("fragment_share", pa.float32(), "Share of the core's area outside its largest part, 0 to 1"),
+    _column("holes", pa.int32(), "Connected parts of alpha <= 0.5 that the core encloses"),
+    _column("hole_share", pa.float32(), "Their area as a share of the core's area with them, 0 to 1"),
+    _column("frame_contact", pa.float32(), "Share of the image's border pixels with alpha > 0.5, 0 to 1"),
     _column(
         "prompt_outside", pa.float32(), "Share of the alpha mass outside the box or mask, 0 to 1; null for points"
     ),
@@ -97,12 +109,28 @@ _COLUMNS = [
         "prompt_iou", pa.float32(), "IoU of alpha > 0.5 with the mask (its bounding box with the box); null for points"
     ),
     _column("prompt_point_alpha", pa.float32(), "Mean alpha at the clicked points, 0 to 1; null for boxes and masks"),
+    _column("prompt_area", pa.float32(), "Share of the image that the box or mask covers, 0 to 1; null for points"),
+    _column("edge_alignment", pa.float32(), "How well alpha's edges lie on the image's, 0 to 1; null without edges"),
+    _column(
+        "laplacian_energy", pa.float32(), "log10 of the matting Laplacian's energy per pixel of the band; null without"
+    ),
+    _column("colour_overlap", pa.float32(), "Overlap of the colours of object and surroundings, 0 to 1"),
+    _column("second_difference", pa.float32(), "Mean absolute difference of the second pass over the image, 0 to 1"),
+    _column(
+        "second_agreement", pa.float32(), "Soft minimum, over the band, of the agreement with the second pass, 0 to 1"
+    ),
     _column(
         "predicted_mad",
         pa.float32(),
-        "Calibrated prediction of the mean absolute error, 0 to 1; null until calibrated",
+        "Calibrated prediction of the mean absolute error over the image, 0 to 1; null where nothing calibrated it",
     ),
-    _column("quality", pa.float32(), "Calibrated quality, 0 to 1; null until calibrated"),
+    _column("quality", pa.float32(), "2 ** (-predicted_mad / 0.02): 1 is perfect, and each 0.02 of error halves it"),
+    _column("calibration", pa.string(), "Id of the calibration that predicted_mad comes from"),
+    _column(
+        "calibration_matches",
+        pa.bool_(),
+        "Whether it was made for this model, input size and second pass; if not, predicted_mad only ranks, at best",
+    ),
     _column("model", pa.string(), "Name of the model"),
     _column("weights_sha256", pa.string(), "SHA-256 of the model's weights, hexadecimal"),
     _column("precision", pa.string(), "float32, bfloat16 or float16"),

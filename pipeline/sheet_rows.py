@@ -7,7 +7,6 @@ looks into a few shards only, and holds one photograph at its full size at a tim
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,28 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline import storage
 from pipeline.commits import Committed
 from pipeline.contact_sheet import SheetRow, fit
-from pipeline.errors import BadInputError, PipelineError
+from pipeline.errors import BadInputError
 from pipeline.masks import decode_png
+from pipeline.originals import Unavailable, read_originals
 from pipeline.runs import RunDirectory
-from pipeline.sources.base import max_bytes, too_large
-from pipeline.sources.tars import TAR_DAMAGE, TAR_SUFFIXES, tar_members
 from sdmatte.errors import SDMatteError
 from sdmatte.images import decode_image
-from sdmatte.urls import redact
 
 _SHARDS = 3  # looked into, at least: opening one may mean to read it from its beginning
 _CANDIDATES = 4  # per object shown, at least; more shards are looked into until there are so many
 _ERRORS = 0.25  # share of the sheet that errors may take from ok objects
-_RETRIES = 2  # a photograph on a sheet isn't worth a minute of patience
-
-_UNREADABLE = (*TAR_DAMAGE, PipelineError, pa.ArrowException)
-_PARQUET_ROW = re.compile(r"(.+\.(?:parquet|pq)) row (\d+)", re.IGNORECASE | re.DOTALL)
 
 _DESCRIBING = ["record_id", "shard", "status", "error_code", "prompt_kind"]
 _SHOWN = [
@@ -142,90 +133,16 @@ def _in_turns(pools: Sequence[Sequence[tuple[int, int, int]]]) -> list[tuple[int
 
 def _photos(uris: Sequence[str], max_pixels: int) -> Iterator[tuple[str, Image.Image | str]]:
     """Yield each URI with its photograph, reduced to the sheet's size, or with the reason why there is none."""
-    found: set[str] = set()
-    shards: dict[str, dict[str, str]] = {}
-    for uri in uris:
-        shard, member = _split_member(uri)
-        if member:
-            shards.setdefault(shard, {})[member] = uri
+    for uri, data in read_originals(uris, max_pixels):
+        if isinstance(data, Unavailable):
+            yield uri, data
             continue
-        found.add(uri)
         try:
-            yield uri, _reduced_or_reason(_read_one(uri, max_pixels), max_pixels)
-        except _UNREADABLE as error:
-            yield uri, redact(str(error))
-    for shard, members in shards.items():
-        try:
-            for member, photo in _members(shard, set(members), max_pixels):
-                found.add(members[member])
-                yield members[member], photo
-        except _UNREADABLE as error:
-            yield from ((uri, redact(str(error))) for uri in members.values() if uri not in found)
+            pixels = decode_image(data, max_pixels=max_pixels).pixels
+        except SDMatteError as error:
+            yield uri, str(error)
         else:
-            yield from ((uri, f"{redact(uri)} is not there any more") for uri in members.values() if uri not in found)
-
-
-def _read_one(uri: str, max_pixels: int) -> bytes:
-    """Read a file, or the bytes in a row of a Parquet manifest."""
-    if row := _PARQUET_ROW.fullmatch(uri):
-        return _read_parquet_row(row[1], int(row[2]))
-    size = storage.file_info(uri, retries=_RETRIES).size
-    if size is not None and size > max_bytes(max_pixels):
-        raise too_large(size, max_pixels)
-    return storage.read_bytes(uri, retries=_RETRIES)
-
-
-def _read_parquet_row(uri: str, row: int) -> bytes:
-    left = row
-    with storage.open_stream(uri, retries=_RETRIES) as stream:
-        parquet = pq.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
-            if left >= size:
-                left -= size
-                continue
-            for batch in parquet.iter_batches(8, row_groups=[group], columns=["image"], use_threads=False):
-                if left < len(batch):
-                    image = batch.column(0)[left].as_py()
-                    return bytes(image["bytes"] if isinstance(image, dict) else image)
-                left -= len(batch)
-    raise EOFError(f"{uri} has no row {row} any more")
-
-
-def _split_member(uri: str) -> tuple[str, str]:
-    """Split `URI#member` of a tar shard; the member of other URIs is empty."""
-    for suffix in TAR_SUFFIXES:
-        shard, mark, member = uri.partition(f"{suffix}#")
-        if mark:
-            return shard + suffix, member
-    return uri, ""
-
-
-def _members(shard: str, wanted: set[str], max_pixels: int) -> Iterator[tuple[str, Image.Image | str]]:
-    """Stream a tar, and yield the wanted members as photographs or reasons; stops at the last of them."""
-    with storage.open_stream(shard, retries=_RETRIES) as stream:
-        for member in tar_members(stream):
-            if member.name not in wanted:
-                continue
-            wanted = wanted - {member.name}
-            if member.size > max_bytes(max_pixels):
-                yield member.name, str(too_large(member.size, max_pixels))
-            else:
-                yield member.name, _reduced_or_reason(member.read(), max_pixels)
-            if not wanted:
-                return
-
-
-def _reduced_or_reason(data: bytes, max_pixels: int) -> Image.Image | str:
-    try:
-        return _reduced(data, max_pixels)
-    except SDMatteError as error:
-        return str(error)
-
-
-def _reduced(data: bytes, max_pixels: int) -> Image.Image:
-    pixels = decode_image(data, max_pixels=max_pixels).pixels
-    return fit(Image.fromarray(pixels), Image.Resampling.LANCZOS)
+            yield uri, fit(Image.fromarray(pixels), Image.Resampling.LANCZOS)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

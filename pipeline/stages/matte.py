@@ -19,7 +19,7 @@ from pipeline.budget import BudgetExceededError
 from pipeline.config import LabelConfig
 from pipeline.errors import ErrorCode
 from pipeline.provenance import ModelIdentity
-from pipeline.quality import features
+from pipeline.quality.features import features
 from pipeline.stages.hazards import Board, ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
 from pipeline.stages.parcels import pack, unpack
 from pipeline.stages.records import OUTPUT, Object, Work, encode_png, model_prompt, origin, records_table

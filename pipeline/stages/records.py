@@ -16,7 +16,7 @@ from pipeline.config import LabelConfig
 from pipeline.errors import BadInputError
 from pipeline.masks import decode_png
 from pipeline.provenance import ModelIdentity
-from pipeline.quality import Features
+from pipeline.quality.features import Features
 from pipeline.schema import LEDGER, RECORDS
 from sdmatte.errors import PromptError
 from sdmatte.prompts import Box, Mask, Points, Prompt

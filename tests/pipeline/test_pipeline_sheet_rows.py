@@ -148,15 +148,15 @@ def test_photos_that_cannot_be_had_any_more_leave_a_reason(run: RunDirectory, tm
 
 def test_several_objects_of_an_image_share_one_fetch(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    from pipeline import sheet_rows
+    from pipeline import originals
 
-    stream = sheet_rows.storage.open_stream
+    stream = originals.storage.open_stream
 
     def counting(uri: str, **options: int) -> io.BufferedIOBase:
         opened.append(uri)
         return stream(uri, **options)
 
-    monkeypatch.setattr(sheet_rows.storage, "open_stream", counting)
+    monkeypatch.setattr(originals.storage, "open_stream", counting)
     assert len(collect(run.path, limit=20)) == 20
     assert len(opened) == len(set(opened)) == 3
 

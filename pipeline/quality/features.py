@@ -21,21 +21,27 @@ OPAQUE, CORE, VISIBLE = 0.9, 0.5, 0.1
 class Features:
     """Features of one matte; None where one is not defined.
 
-    Attributes:
-        coverage: Mean alpha over the image, 0 to 1.
-        definiteness: IoU of alpha > 0.9 and alpha > 0.1, 0 to 1: 1 for a crisp matte, low for a foggy one. None where
-            nothing is visible.
-        prompt_outside: Share of the alpha mass outside of the box or mask, 0 to 1. None for points and empty mattes.
-        prompt_iou: IoU of the core (alpha > 0.5) with the mask, or of the core's bounding box with the box, 0 to 1.
-            None for points.
-        prompt_point_alpha: Mean alpha at the clicked points, 0 to 1. None for other prompts.
+    The attributes are columns of :data:`pipeline.schema.RECORDS`, where they are described.
     """
 
     coverage: float
     definiteness: float | None
+    semi_transparent: float | None = None
+    softness: float | None = None
+    fragments: int | None = None
+    fragment_share: float | None = None
+    holes: int | None = None
+    hole_share: float | None = None
+    frame_contact: float | None = None
     prompt_outside: float | None = None
     prompt_iou: float | None = None
     prompt_point_alpha: float | None = None
+    prompt_area: float | None = None
+    edge_alignment: float | None = None
+    laplacian_energy: float | None = None
+    colour_overlap: float | None = None
+    second_difference: float | None = None
+    second_agreement: float | None = None
 
 
 def features(alpha: NDArray[np.float32], prompt: Prompt) -> Features:
@@ -61,7 +67,9 @@ def features(alpha: NDArray[np.float32], prompt: Prompt) -> Features:
         iou = float(np.count_nonzero(core & inside) / union) if union else None
     elif isinstance(prompt, Points):
         at_points = float(np.mean([alpha[int(y), int(x)] for x, y in prompt.xy]))
-    return Features(mass / alpha.size, definiteness, outside, iou, at_points)
+    return Features(
+        mass / alpha.size, definiteness, prompt_outside=outside, prompt_iou=iou, prompt_point_alpha=at_points
+    )
 
 
 def box_slices(box: Box, width: int, height: int) -> tuple[slice, slice]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.quality import box_slices, features
+from pipeline.quality.features import box_slices, features
 from sdmatte import Box, Mask, Points
 
 

@@ -1,0 +1,1 @@
+"""From records to decisions, and from decisions to data sets."""

@@ -1,0 +1,1 @@
+"""The way of mattes to people and back."""

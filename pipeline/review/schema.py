@@ -1,0 +1,42 @@
+"""The schema of reviews: what people said about records, and what they changed.
+
+A review is a record of its own that points to the one it is about; nothing is overwritten. It has all columns of a
+record (:data:`pipeline.schema.RECORDS`), with the alpha that counts from now on, so that a reader who takes the latest
+of both needs no other file.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.schema import RECORDS
+
+Verdict = Literal["accept", "fix", "reject"]
+"""`accept`: usable as it is, or as it was corrected; `fix`: not yet, somebody has to go on; `reject`: not usable."""
+
+REVIEWS_FOLDER = "reviews"
+"""In an output.path: `0001.parquet`, `0002.parquet`, ...; each import adds one by a conditional write."""
+
+
+def _column(name: str, kind: pa.DataType, description: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"description": description})
+
+
+_COLUMNS = [
+    _column("reviewed_run_id", pa.string(), "run_id of the record that this review is about (same record_id)"),
+    _column("verdict", pa.string(), "accept, fix or reject; null where the reviewer gave none"),
+    _column("reviewer", pa.string(), "Who, as the tool names them"),
+    _column("reviewed_at", pa.timestamp("ms", tz="UTC"), "When the annotation was last changed"),
+    _column("review_tool", pa.string(), "label_studio, cvat or coco"),
+    _column("review_id", pa.string(), "Id of the annotation in the tool"),
+    _column("review_comment", pa.string(), "What the reviewer wrote"),
+    _column(
+        "edited_pixels", pa.int64(), "Pixels of the alpha that the reviewer changed; 0: it is bit for bit the old"
+    ),
+    _column("rematted", pa.bool_(), "The edited region was matted again, with the corrected mask as the prompt"),
+]
+
+REVIEWS = pa.schema([*RECORDS, *_COLUMNS], metadata=RECORDS.metadata)
+"""One row per review; of several of one record_id the one of the highest file number, then latest, counts."""
