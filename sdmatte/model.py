@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -202,6 +203,19 @@ class SDMatte:
             weights_sha256=sha256_state(network),
             trained=False,
         )
+
+    def resized(self, input_size: int) -> SDMatte:
+        """Return a model of another input size that shares this one's weights.
+
+        Args:
+            input_size: See :meth:`from_pretrained`.
+
+        Raises:
+            SDMatteError: It is no positive multiple of the model's stride.
+        """
+        other = copy(self)
+        other.input_size = checked_input_size(input_size, input_size, self._network.stride)
+        return other
 
     def set_caption(self, caption: str) -> None:
         """Change the text prompt of a model that was loaded with one.

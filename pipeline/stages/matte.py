@@ -23,6 +23,7 @@ from pipeline.quality.features import features
 from pipeline.stages.hazards import Board, ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
 from pipeline.stages.parcels import pack, unpack
 from pipeline.stages.records import OUTPUT, Object, Work, encode_png, model_prompt, origin, records_table
+from pipeline.stages.second import SecondPass
 from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, quantise
 from sdmatte.images import decode_image
@@ -77,6 +78,7 @@ class MatteImages:
         self._config = config
         self._origin = origin(config, run_id, identity(self._model))
         self._alpha_type: AlphaType = "uint16" if config.output.alpha_bits == 16 else "uint8"
+        self._second = None if config.quality.second == "none" else SecondPass(config, self._model)
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pixels")
         limit = config.model.batch_size
         self._encode = AdaptiveBatches(self._encode_batch, limit, is_out_of_memory, is_device_lost)
@@ -176,9 +178,21 @@ class MatteImages:
         pairs = [(each.work.encoded, each.prompt) for each in objects]
         with self._watch.step(f"matting {len(objects)} object(s), among them one of {objects[0].work.name},"):
             alphas = self._model.matte([(image, prompt) for image, prompt in pairs if image and prompt])
-            done = list(self._threads.map(self._finish, objects, alphas))
+            done = list(self._threads.map(self._finish, objects, alphas, self._second_mattes(objects)))
         self._tell(objects)
         return done
+
+    def _second_mattes(self, objects: Sequence[Object]) -> Sequence[NDArray[np.float32] | None]:
+        """Return what the second pass makes of a batch; an object that it fails on alone keeps its first matte."""
+        if self._second is None:
+            return [None] * len(objects)
+        try:
+            return self._second.matte(objects)
+        except Exception as error:
+            if len(objects) > 1 or is_device_lost(error):
+                raise  # the batch is halved, until the guilty object is alone
+            _log.warning("%s: no second matte: %s", objects[0].work.name, error)
+            return [None]
 
     def _tell(self, objects: Sequence[Object]) -> None:
         """Report the objects that are decided and not reported yet."""
@@ -191,7 +205,7 @@ class MatteImages:
             examples = {str(code): f"{each.work.name}: {message}" for each, (code, message) in errors}
             self._board(dict(counts), self._watch.process, examples)
 
-    def _finish(self, each: Object, alpha: NDArray[np.float32]) -> None:
+    def _finish(self, each: Object, alpha: NDArray[np.float32], second: NDArray[np.float32] | None) -> None:
         if not np.isfinite(alpha).all():
             each.error = (
                 ErrorCode.ALPHA_NOT_FINITE,
@@ -243,6 +257,8 @@ def load_identity(config: LabelConfig) -> ModelIdentity:
             f"one object of {size} px does not fit in the memory of {model.device} ({error}); lower model.input_size, "
             "or use a larger device"
         ) from None
+    if config.quality.second != "none":
+        SecondPass(config, model)
     return identity(model)
 
 

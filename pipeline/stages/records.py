@@ -45,6 +45,8 @@ class Work:
         pixels: ``(H, W, 3)``, upright.
         error: Code and message, for all prompts that have none of their own.
         encoded: What the model keeps of the image.
+        encoded_again: Likewise of the second pass (`quality.second`), once it was needed.
+        phash: Perceptual hash of the pixels.
     """
 
     row: dict[str, Any]
@@ -53,6 +55,8 @@ class Work:
     pixels: NDArray[np.uint8] | None = None
     error: tuple[str, str] | None = None
     encoded: EncodedImage | None = None
+    encoded_again: EncodedImage | None = None
+    phash: int | None = None
 
     def objects(self) -> list[Object]:
         """Return its prompts, new ones with every call: were they kept here, the cycle would keep pixels alive."""
