@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "latest":
             command.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
             command.add_argument("--where", metavar="CONDITION", help="such as: quality < 0.5 and label == 'cat'")
+            command.add_argument("--reviewed", action="store_true", help="with verdicts and what else reviewers left")
         if name == "redo":
             command.add_argument(
                 "--shard", action="append", default=[], metavar="NAME", help="may be given repeatedly"
@@ -86,7 +87,8 @@ def _run(arguments: argparse.Namespace, chain: Chain) -> int:
     from pipeline import inspection, latest
 
     if arguments.command == "latest":
-        print(f"{latest.write(chain, arguments.out, arguments.where):,} records in {arguments.out}")
+        count = latest.write(chain, arguments.out, arguments.where, reviewed=arguments.reviewed)
+        print(f"{count:,} records in {arguments.out}")
         return 0 if len(chain.complete()) == len(chain.runs) else 1
     if arguments.command == "explain":
         print(inspection.explain(chain, arguments.record))

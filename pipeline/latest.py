@@ -1,4 +1,7 @@
-"""Several runs over one output, seen as one: of records with the same id the one of the latest complete run counts."""
+"""Several runs over one output, seen as one: of records with the same id the one of the latest complete run counts.
+
+On request with what people said about them (:mod:`pipeline.review.store`).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.errors import ConfigurationError, ErrorCode
 from pipeline.reconcile import UNMATCHED_PROMPTS
+from pipeline.review.schema import REVIEW_COLUMNS, REVIEWS
+from pipeline.review.store import reviews_of
 from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.where import parse
@@ -64,19 +69,27 @@ class Chain:
         """Return the complete runs."""
         return {name: run for name, run in self.runs.items() if run.succeeded}
 
-    def records(self, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
+    def records(
+        self, columns: Sequence[str], where: pc.Expression | None = None, *, reviews: bool = False
+    ) -> pa.Table:
         """Return the records that count, of all complete runs.
 
         Args:
-            columns: Of :data:`pipeline.schema.RECORDS`. Leave `alpha` out where it isn't needed: it is most of the
-                bytes.
-            where: Rows to keep; applied after the choice of the latest.
+            columns: Of :data:`pipeline.schema.RECORDS`; with `reviews` also those that
+                :data:`pipeline.review.schema.REVIEWS` adds. Leave `alpha` out where it isn't needed: it is most of
+                the bytes.
+            where: Rows to keep, by columns of records; applied after the choice of the latest.
+            reviews: Show the alphas as reviewers corrected them, and fill the columns of reviews where a review of
+                this very record counts; they are null elsewhere. All other columns, scores too, stay the record's.
 
         Raises:
-            ConfigurationError: No run is complete.
+            ConfigurationError: No run is complete, or a file of reviews is damaged.
             TransientError: The store failed repeatedly while commits were read.
             OSError: A data file can't be read.
         """
+        if reviews:
+            own = [name for name in columns if name in RECORDS.names]
+            return self._reviewed(self.records([*dict.fromkeys([*own, "record_id", "run_id"])], where), columns)
         complete = self.complete()
         if not complete:
             raise ConfigurationError(f"{self.path} holds no complete run")
@@ -94,14 +107,44 @@ class Chain:
             tables.append(dataset.to_table(columns=list(columns), filter=wanted))
         return pa.concat_tables(reversed(tables))
 
+    def _reviewed(self, records: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """Lay the reviews that count over records, which have `record_id` and `run_id`."""
+        shown = [name for name in columns if name in REVIEW_COLUMNS or name == "alpha"]
+        reviews = reviews_of(self.path, records, ["record_id", *shown])
+        at = pc.index_in(records["record_id"], reviews["record_id"].combine_chunks())
+        for name in shown:
+            if name == "alpha":
+                corrected = _corrected(records["alpha"], reviews["alpha"], at)
+                records = records.set_column(records.column_names.index("alpha"), RECORDS.field("alpha"), corrected)
+            else:
+                records = records.append_column(REVIEWS.field(name), reviews[name].take(at))
+        return records.select(list(columns))
 
-def write(chain: Chain, path: str, where: str | None = None) -> int:
+
+def _corrected(alphas: pa.ChunkedArray, corrections: pa.ChunkedArray, at: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Replace alphas, chunk by chunk: one array of all of them could be too large for Arrow's offsets."""
+    chunks = []
+    start = 0
+    for chunk in alphas.chunks:
+        indices = at.slice(start, len(chunk)).to_pylist()
+        start += len(chunk)
+        if all(index is None for index in indices):
+            chunks.append(chunk)
+            continue
+        pairs = zip(chunk, indices, strict=True)
+        values = [alpha.as_py() if index is None else corrections[index].as_py() for alpha, index in pairs]
+        chunks.append(pa.array(values, alphas.type))
+    return pa.chunked_array(chunks, alphas.type)
+
+
+def write(chain: Chain, path: str, where: str | None = None, *, reviewed: bool = False) -> int:
     """Write the records that count into one Parquet file: all columns but the alphas.
 
     Args:
         chain: The runs.
         path: The file.
         where: Condition on records (:mod:`pipeline.where`).
+        reviewed: With the columns of the reviews that count.
 
     Returns:
         How many.
@@ -110,8 +153,8 @@ def write(chain: Chain, path: str, where: str | None = None) -> int:
         ConfigurationError: No run is complete, or the condition can't be used.
         TransientError: The store failed repeatedly.
     """
-    columns = [name for name in RECORDS.names if name != "alpha"]
-    table = chain.records(columns, None if where is None else parse(where))
+    columns = [name for name in (REVIEWS if reviewed else RECORDS).names if name != "alpha"]
+    table = chain.records(columns, None if where is None else parse(where), reviews=reviewed)
     file = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
     storage.write_bytes_atomic(path, file.getvalue())

@@ -38,5 +38,13 @@ _COLUMNS = [
     _column("rematted", pa.bool_(), "The edited region was matted again, with the corrected mask as the prompt"),
 ]
 
+REVIEW_COLUMNS = tuple(column.name for column in _COLUMNS)
+"""What reviews have beyond the columns of records."""
+
 REVIEWS = pa.schema([*RECORDS, *_COLUMNS], metadata=RECORDS.metadata)
-"""One row per review; of several of one record_id the one of the highest file number, then latest, counts."""
+"""One row per review; of several of one record_id the one of the highest file number, then latest, counts.
+
+`run_id` is the file's name, ``reviews/0001``: what wrote this row. The other columns of records are those of the
+record, but for the alpha: scores and features, too, so they describe the matte as the model made it.
+`reviewed_run_id` is the record's run also where an earlier review's alpha was shown.
+"""

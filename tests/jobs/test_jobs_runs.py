@@ -119,6 +119,9 @@ def test_latest(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert set(pq.read_table(out)["status"].to_pylist()) == {"error"}
     assert job.main(["latest", str(labelled / "run"), "--out", str(out), "--where", "colour == 'red'"]) == 2
     assert "'colour' is no column" in capsys.readouterr().err
+    assert "verdict" not in pq.read_schema(out).names
+    assert job.main(["latest", str(labelled / "run"), "--out", str(out), "--reviewed"]) == 0
+    assert "verdict" in pq.read_schema(out).names
 
 
 def test_latest_of_a_run_that_lacks_a_data_file(output: Path, tmp_path: Path, capsys: Any) -> None:

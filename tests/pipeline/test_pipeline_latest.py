@@ -13,10 +13,12 @@ import pytest
 from pipeline.errors import ConfigurationError
 from pipeline.latest import Chain, write
 from pipeline.reconcile import UNMATCHED_PROMPTS
+from pipeline.review.schema import REVIEW_COLUMNS, REVIEWS
+from pipeline.review.store import write_reviews
 from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.scopes import Scope
-from support.run_rows import begin, complete, label_config, ledger_row, record_rows
+from support.run_rows import begin, complete, gray_png, label_config, ledger_row, record_rows
 
 AGAIN = Scope("again", "status == 'error'", ("",))
 INCREMENTAL = Scope("incremental", None, ("",))
@@ -146,3 +148,53 @@ def test_one_table_of_what_counts_without_alphas(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no column"):
         write(chain, str(tmp_path / "none.parquet"), "colour == 'red'")
     assert not (tmp_path / "none.parquet").exists()
+
+
+def correct(output: Path, number: int, run_id: str, **columns: Any) -> None:
+    """Adds a review of a record, whose corrected alpha is as light as its id."""
+    alpha = {"bytes": gray_png(number), "path": None}
+    row = {"record_id": number, "reviewed_run_id": run_id, "review_id": "1", "alpha": alpha, "verdict": "accept"}
+    write_reviews(str(output), pa.Table.from_pylist([row | columns], schema=REVIEWS))
+
+
+def test_reviews_are_laid_over_the_records_they_are_about(tmp_path: Path) -> None:
+    run = first(tmp_path, *shard("a", record_rows("a", range(1, 30), run_id="first", coverage=0.5)))
+    again = follow(tmp_path, 1, AGAIN, *shard("a", record_rows("a", [4, 5], run_id="second")))
+    assert run.run_id != again.run_id
+    correct(tmp_path, 3, "first", edited_pixels=48)
+    correct(tmp_path, 4, "first")  # of a record that was made anew since
+    correct(tmp_path, 5, "second", coverage=0.9)
+    chain = Chain.open(str(tmp_path))
+    seen = chain.records(["verdict", "alpha", "record_id", "edited_pixels"], reviews=True)
+    assert seen.column_names == ["verdict", "alpha", "record_id", "edited_pixels"]
+    rows = {row["record_id"]: row for row in seen.to_pylist()}
+    assert len(rows) == len(seen) == 29
+    assert {number for number, row in rows.items() if row["verdict"]} == {3, 5}
+    assert {number for number, row in rows.items() if row["alpha"]["bytes"] != gray_png()} == {3, 5}
+    assert rows[5]["alpha"]["bytes"] == gray_png(5)
+    assert rows[3]["edited_pixels"] == 48
+    plain = chain.records(["record_id", "alpha"])
+    assert {row["alpha"]["bytes"] for row in plain.to_pylist()} == {gray_png()}
+    kept = chain.records(["record_id", "coverage", "verdict"], pc.field("record_id") == 3, reviews=True)
+    assert kept.to_pylist() == [{"record_id": 3, "coverage": 0.5, "verdict": "accept"}]
+
+
+def test_without_reviews_their_columns_are_empty(tmp_path: Path) -> None:
+    first(tmp_path, *shard("a", record_rows("a", [1, 2])))
+    seen = Chain.open(str(tmp_path)).records(REVIEWS.names, reviews=True)
+    assert seen.schema.names == REVIEWS.names
+    assert all(seen[name].null_count == 2 for name in REVIEW_COLUMNS)
+    assert seen["alpha"].null_count == 0
+
+
+def test_the_table_shows_reviews_on_request(tmp_path: Path) -> None:
+    first(tmp_path, *shard("a", record_rows("a", [1, 2], run_id="first")))
+    correct(tmp_path, 2, "first", verdict="reject", reviewer="ann")
+    chain = Chain.open(str(tmp_path))
+    assert write(chain, str(tmp_path / "out.parquet"), reviewed=True) == 2
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert "alpha" not in rows[0]
+    assert {row["record_id"]: (row["verdict"], row["reviewer"]) for row in rows} == {
+        1: (None, None),
+        2: ("reject", "ann"),
+    }
