@@ -38,12 +38,16 @@ class ModelIdentity:
         weights_sha256: SHA-256 of the weights, 64 hexadecimal digits.
         precision: What it computes in, resolved: float32, bfloat16 or float16.
         input_size: Side of its square input, resolved (unit: pixel).
+        second_weights_sha256: Of the model of the second pass, where that is another (`quality.second: model`).
+        second_size: Side of the second pass's input, resolved (unit: pixel); None without a second pass.
     """
 
     name: str
     weights_sha256: str
     precision: str
     input_size: int
+    second_weights_sha256: str | None = None
+    second_size: int | None = None
 
 
 def code_version() -> dict[str, Any]:

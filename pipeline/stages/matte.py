@@ -20,6 +20,8 @@ from pipeline.config import LabelConfig
 from pipeline.errors import ErrorCode
 from pipeline.provenance import ModelIdentity
 from pipeline.quality.features import features
+from pipeline.quality.image_terms import prepare
+from pipeline.quality.phash import phash
 from pipeline.stages.hazards import Board, ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
 from pipeline.stages.parcels import pack, unpack
 from pipeline.stages.records import OUTPUT, Object, Work, encode_png, model_prompt, origin, records_table
@@ -76,9 +78,9 @@ class MatteImages:
         if threads is not None and self._model.device.type == "cpu":
             torch.set_num_threads(threads)
         self._config = config
-        self._origin = origin(config, run_id, identity(self._model))
+        self._second = second_pass(config, self._model)
+        self._origin = origin(config, run_id, identity(self._model, self._second))
         self._alpha_type: AlphaType = "uint16" if config.output.alpha_bits == 16 else "uint8"
-        self._second = None if config.quality.second == "none" else SecondPass(config, self._model)
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pixels")
         limit = config.model.batch_size
         self._encode = AdaptiveBatches(self._encode_batch, limit, is_out_of_memory, is_device_lost)
@@ -150,6 +152,7 @@ class MatteImages:
             work.error = (ErrorCode.IMAGE_CORRUPT, f"decoding failed with {type(error).__name__}: {error}")
             return
         work.pixels, work.notes = decoded.pixels, decoded.notes
+        work.phash, work.terms = phash(decoded.pixels), prepare(decoded.pixels)
 
     def _encode_batch(self, works: Sequence[Work]) -> list[EncodedImage]:
         with self._watch.step(f"encoding {len(works)} image(s), among them {works[0].name},"):
@@ -213,13 +216,21 @@ class MatteImages:
             )
             return
         assert each.prompt is not None
-        each.features = features(alpha, each.prompt)
+        assert each.work.terms is not None
+        each.features = features(alpha, each.prompt, each.work.terms, second)
         each.alpha = encode_png(quantise(alpha, self._alpha_type))
 
 
-def identity(model: SDMatte) -> ModelIdentity:
+def identity(model: SDMatte, second: SecondPass | None = None) -> ModelIdentity:
     """Return what a run records about its model."""
-    return ModelIdentity(model.name, model.weights_sha256, model.precision, model.input_size)
+    return ModelIdentity(
+        model.name,
+        model.weights_sha256,
+        model.precision,
+        model.input_size,
+        second_weights_sha256=second.weights_sha256 if second else None,
+        second_size=second.input_size if second else None,
+    )
 
 
 def load_model(config: LabelConfig) -> SDMatte:
@@ -257,9 +268,12 @@ def load_identity(config: LabelConfig) -> ModelIdentity:
             f"one object of {size} px does not fit in the memory of {model.device} ({error}); lower model.input_size, "
             "or use a larger device"
         ) from None
-    if config.quality.second != "none":
-        SecondPass(config, model)
-    return identity(model)
+    return identity(model, second_pass(config, model))
+
+
+def second_pass(config: LabelConfig, model: SDMatte) -> SecondPass | None:
+    """Return the configured second pass, if there is one."""
+    return None if config.quality.second == "none" else SecondPass(config, model)
 
 
 def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

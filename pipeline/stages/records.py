@@ -22,6 +22,7 @@ from sdmatte.errors import PromptError
 from sdmatte.prompts import Box, Mask, Points, Prompt
 
 if TYPE_CHECKING:
+    from pipeline.quality.image_terms import ImageTerms
     from sdmatte.model import EncodedImage
 
 LONGEST_MESSAGE = 2000
@@ -46,7 +47,8 @@ class Work:
         error: Code and message, for all prompts that have none of their own.
         encoded: What the model keeps of the image.
         encoded_again: Likewise of the second pass (`quality.second`), once it was needed.
-        phash: Perceptual hash of the pixels.
+        terms: What the features of its objects share.
+        phash: Perceptual hash of the pixels (:mod:`pipeline.quality.phash`).
     """
 
     row: dict[str, Any]
@@ -56,6 +58,7 @@ class Work:
     error: tuple[str, str] | None = None
     encoded: EncodedImage | None = None
     encoded_again: EncodedImage | None = None
+    terms: ImageTerms | None = None
     phash: int | None = None
 
     def objects(self) -> list[Object]:
@@ -169,6 +172,7 @@ def _record(each: Object, shared: dict[str, Any]) -> dict[str, Any]:
     record |= _only(row, "image_id", "shard", "image_key", "image_uri", "image_etag", "image_width", "image_height")
     record |= _only(spec, "record_id", "label", "transparent") | {
         "image_sha256": work.digest,
+        "image_phash": work.phash,
         "image_notes": list(work.notes),
         "prompt_kind": spec["kind"],
         "prompt_id": spec["id"],
