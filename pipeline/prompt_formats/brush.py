@@ -1,7 +1,9 @@
 """Label Studio's run lengths of brush strokes: those of the rle-pack package, over the bytes of an RGBA image.
 
-The mask is in the alphas; the other three channels repeat it, as Label Studio and its SDK write it, and count for
-nothing. All 256 levels are kept. A stream of bits, most significant first: 32 for the number of values, 5 for the bits of a value less one, four times
+The mask is in the alphas, with all its 256 levels; the other three channels repeat it, as Label Studio and its SDK
+write it, and count for nothing.
+
+A stream of bits, most significant first: 32 for the number of values, 5 for the bits of a value less one, four times
 4 for the bits of a length less one. Then runs: one bit that says whether a value repeats, two that choose one of the
 four sizes, the length less one in so many bits, and the value, or so many values.
 """
