@@ -44,7 +44,7 @@ def read_originals(
     """
     shards: dict[str, dict[str, str]] = {}
     for uri in dict.fromkeys(uris):
-        shard, member = _split_member(uri)
+        shard, member = split_member(uri)
         if member:
             shards.setdefault(shard, {})[member] = uri
             continue
@@ -94,7 +94,7 @@ def _read_parquet_row(uri: str, row: int, retries: int) -> bytes:
     raise EOFError(f"{uri} has no row {row} any more")
 
 
-def _split_member(uri: str) -> tuple[str, str]:
+def split_member(uri: str) -> tuple[str, str]:
     """Split `URI#member` of a tar shard; the member of other URIs is empty."""
     for suffix in TAR_SUFFIXES:
         shard, mark, member = uri.partition(f"{suffix}#")
