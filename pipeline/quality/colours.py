@@ -16,20 +16,20 @@ _SMOOTHING = np.clip(1 - np.abs(np.subtract.outer(np.arange(LEVELS), np.arange(L
 _SMOOTHING /= _SMOOTHING.sum(axis=0)
 
 
-def colour_bins(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def colour_bins(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
     """Return the RGB histogram bin of each pixel, 0 to :data:`LEVELS` ** 3 - 1.
 
     Args:
         pixels: ``(h, w, 3)`` uint8 RGB.
 
     Returns:
-        ``(h, w)`` int64.
+        ``(h, w)`` int16.
     """
-    levels = (pixels // (256 // LEVELS)).astype(np.int64)
+    levels = (pixels // (256 // LEVELS)).astype(np.int16)
     return np.asarray((levels[..., 0] * LEVELS + levels[..., 1]) * LEVELS + levels[..., 2])
 
 
-def colour_overlap(alpha: NDArray[np.float32], bins: NDArray[np.int64], opaque: float, visible: float) -> float | None:
+def colour_overlap(alpha: NDArray[np.float32], bins: NDArray[np.int16], opaque: float, visible: float) -> float | None:
     """Return the Bhattacharyya coefficient of the colours of the opaque object and of its surroundings.
 
     0 is said of colours that share no bin, 1 of equal histograms. Histograms of 8 x 8 x 8 RGB bins are smoothed by
@@ -54,7 +54,7 @@ def colour_overlap(alpha: NDArray[np.float32], bins: NDArray[np.int64], opaque: 
     return min(float(np.sqrt(inside * outside).sum()), 1.0)
 
 
-def _histogram(bins: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _histogram(bins: NDArray[np.int16]) -> NDArray[np.float64] | None:
     if not bins.size:
         return None
     counts = np.bincount(bins, minlength=LEVELS**3).reshape((LEVELS,) * 3) / bins.size

@@ -24,12 +24,12 @@ class LocalColours:
     """Statistics of the 3 x 3 windows that lie in a picture, for its matting Laplacian.
 
     Attributes:
-        pixels: ``(h, w, 3)`` float64 in [0, 1]: the picture.
+        pixels: ``(h, w, 3)`` uint8 RGB: the picture.
         windows: ``(h - 2, w - 2, 9)`` float64: the mean colour (r, g, b), and the elements rr, rg, rb, gg, gb, bb of
             the inverse of the regularised covariance.
     """
 
-    pixels: NDArray[np.float64]
+    pixels: NDArray[np.uint8]
     windows: NDArray[np.float64]
 
     @classmethod
@@ -43,7 +43,7 @@ class LocalColours:
         scale = 1 / (rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2])
         cofactors += [rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg]
         inverse = [cofactor * scale for cofactor in cofactors]
-        return cls(np.stack(planes, axis=-1), np.stack([*mean, *inverse], axis=-1))
+        return cls(pixels, np.stack([*mean, *inverse], axis=-1))
 
 
 def matting_energy(alpha: NDArray[np.float32], local: LocalColours, centres: NDArray[np.bool_]) -> float:
@@ -68,7 +68,7 @@ def matting_energy(alpha: NDArray[np.float32], local: LocalColours, centres: NDA
     mean = _means(values)[inner]
     variance = _means(values * values)[inner] - mean * mean
     r, g, b, rr, rg, rb, gg, gb, bb = local.windows[inner].T
-    together = _means(values[..., None] * local.pixels)[inner].T
+    together = _means(values[..., None] / 255 * local.pixels)[inner].T
     x, y, z = (covariance - mean * colour for covariance, colour in zip(together, (r, g, b), strict=True))
     explained = x * (rr * x + 2 * (rg * y + rb * z)) + y * (gg * y + 2 * gb * z) + bb * z * z
     return max(_AREA * float((variance - explained).sum()), 0.0)
