@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.curation.row_groups import RowGroups
-from pipeline.curation.schema import DECISIONS_FILE, Decision
+from pipeline.curation.schema import DECISIONS, DECISIONS_FILE, Decision
 from pipeline.errors import BadInputError, ConfigurationError, ErrorCode
 from pipeline.ids import key_hash, show
 from pipeline.latest import Chain
@@ -178,7 +178,7 @@ class Selection:
         chosen = _read_decisions(decisions, decision)
         self.curation = _read_curation(decisions)
         tables: list[pa.Table] = []
-        for output in sorted(set(chosen["output"].to_pylist())):
+        for output in sorted(pc.unique(chosen["output"]).to_pylist()):
             of_output = chosen.filter(pc.equal(chosen["output"], output))
             tables += self._find(output, of_output, condition)
         if tables:
@@ -211,7 +211,7 @@ class Selection:
     def _find(self, output: str, chosen: pa.Table, where: pc.Expression | None) -> Iterator[pa.Table]:
         """Yield the places of an output's chosen records."""
         runs = {run.run_id: run for run in Chain.open(output).runs.values()}
-        ids = set(chosen["run_id"].to_pylist())
+        ids = set(pc.unique(chosen["run_id"]).to_pylist())
         if unknown := sorted(ids - set(runs)):
             raise ConfigurationError(
                 f"the decisions name the run {unknown[0]} in {redact(output)}, which isn't there (any more): "
@@ -306,7 +306,8 @@ def _read_decisions(folder: str, decision: Decision) -> pa.Table:
     uri = storage.join(folder, DECISIONS_FILE)
     try:
         with storage.open_stream(uri) as stream:
-            table = pq.ParquetFile(stream).read(_DECIDED, use_threads=False)
+            table = pq.ParquetFile(stream).read(_DECIDED, use_threads=False).select(_DECIDED)
+        table = table.cast(pa.schema([DECISIONS.field(name) for name in _DECIDED]))
         chosen = table.filter(pc.equal(table["decision"], decision)).drop_columns("decision")
     except storage.NotFoundError:
         raise ConfigurationError(f"{redact(uri)} isn't there: decide first, with jobs/curate.py") from None

@@ -40,8 +40,8 @@ class ExportSettings:
 
     Attributes:
         shard_mb: Size of Parquet and tar shards (unit: MiB). An object larger than that has a shard of its own.
-        crop_margin: Cut-outs are cropped to the box around alpha >= 0.05, wider on each side by this share of the box's
-            longer side; None: not cropped, so that they lie over the original.
+        crop_margin: Cut-outs are cropped to the box around alpha >= 0.05, and wider on each side by this share of the
+            box's longer side; None: not cropped, so that they lie over the original.
         trimap_low: Alpha up to here, 0 to 1, is surely background.
         trimap_high: Alpha from here on, 0 to 1, is surely foreground.
         trimap_radius: By how much the unknown band is dilated, as a share of the image's longer side; at least one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -99,6 +100,9 @@ class HuggingFace(Form):
 
     def abort(self) -> None:
         """Discard the shard that was begun."""
+        if self._writer is not None:
+            with suppress(Exception):  # or the writer tries again when it is forgotten
+                self._writer.close()
         if self._spool is not None:
             self._spool.discard()
 

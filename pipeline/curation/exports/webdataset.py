@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from pipeline import storage
@@ -60,6 +61,8 @@ class WebDataset(Form):
     def abort(self) -> None:
         """Discard the shard that was begun."""
         if self._spool is not None:
+            with suppress(Exception):  # or the tar tries again when it is forgotten
+                self._tar.close()
             self._spool.discard()
 
     def _end_shard(self) -> None:
