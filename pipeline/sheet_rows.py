@@ -154,7 +154,7 @@ def _sheet_row(record: dict[str, Any], photos: dict[str, Image.Image | str], max
     pictures: dict[str, Image.Image] = {}
     for name, png in (("mask", record["prompt_mask"]), ("alpha", (record["alpha"] or {}).get("bytes"))):
         try:
-            pictures |= {name: fit(_gray(png, max_pixels))} if png else {}
+            pictures |= {name: fit(gray(png, max_pixels))} if png else {}
         except BadInputError:
             notes.append(f"{name} unreadable")
     failed = record["status"] == "error"
@@ -178,8 +178,16 @@ def _sheet_row(record: dict[str, Any], photos: dict[str, Image.Image | str], max
     )
 
 
-def _gray(png: bytes, max_pixels: int) -> Image.Image:
-    """Decode an alpha or mask of 1, 8 or 16 bits to mode L; raises BadInputError."""
+def gray(png: bytes, max_pixels: int) -> Image.Image:
+    """Decode an alpha or mask to mode L.
+
+    Args:
+        png: Of 1, 8 or 16 bits.
+        max_pixels: Limit on width x height.
+
+    Raises:
+        BadInputError: It is no such PNG, or too large.
+    """
     pixels = decode_png(png, max_pixels)
     if pixels.dtype == np.uint16:
         pixels = np.rint(pixels / np.float32(257))

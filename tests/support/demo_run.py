@@ -30,13 +30,15 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def demo_run(run: str, corpus: Path, *, source: str = "untrained:sdmatte-mini", sheet: int = 24) -> RunDirectory:
+def demo_run(
+    run: str, corpus: Path, *, source: str = "untrained:sdmatte-mini", sheet: int = 24, objects: int = 200
+) -> RunDirectory:
     """Builds the corpus and a run of one commit per shard, with an ok record per prompt; not finished."""
     config = LabelConfig.model_validate(
         {
             "input": {"kind": "webdataset", "path": str(corpus / "*.tar")},
             "model": {"source": source},
-            "output": {"path": run, "contact_sheet": sheet},
+            "output": {"path": run, "contact_sheet": sheet, "report_objects": objects},
         }
     )
     directory = begin(config, MODEL)
