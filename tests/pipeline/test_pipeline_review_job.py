@@ -322,7 +322,7 @@ def rematters() -> Rematters:
     return Small()
 
 
-def test_matted_again_the_change_stays_near_the_edit(output: str, rematters: Rematters) -> None:
+def test_matted_again_the_change_stays_near_the_edit(output: str, rematters: Rematters, one_thread: None) -> None:
     mask = shown_alpha(old(3)).copy()
     mask[0:3, 0:3] = 255
     done = import_reviews([output], [returned(output, 3, mask=mask), returned(output, 1)], rematter=rematters)
@@ -340,7 +340,7 @@ def test_matted_again_the_change_stays_near_the_edit(output: str, rematters: Rem
 
 @pytest.mark.parametrize("why", ["gone", "replaced", "erased"])
 def test_what_cannot_be_matted_again_is_imported_as_it_was_corrected(
-    tmp_path: Path, output: str, rematters: Rematters, why: str
+    tmp_path: Path, output: str, rematters: Rematters, why: str, one_thread: None
 ) -> None:
     path = tmp_path / "pictures/3.jpg"
     if why == "gone":
