@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import BadInputError, ConfigurationError, TransientError
+from pipeline.ids import show
 from pipeline.review.items import ReturnFault, ReviewItem
 from pipeline.review.label_studio_client import Client
 from pipeline.review.label_studio_config import CONFIG, MODEL_VERSION, check_config, check_prediction
@@ -36,7 +37,8 @@ _VERSION = 1
 _FILE_BYTES = 16 * 2**20  # of a file of tasks, unless a single task is larger; also what one request carries
 _FILE_TASKS = 200
 _ROUNDS = 6  # of attempts to import a batch
-_LONGEST_WAIT = 30  # seconds between them
+_FIRST_WAIT = 1.0  # seconds between them, at most; doubled each time
+_LONGEST_WAIT = 30
 _UPLOAD_BYTES = 16 * 2**20
 _UPLOAD_FILES = 50  # a server takes 100 per request
 
@@ -106,7 +108,7 @@ def export(items: Iterable[ReviewItem], folder: str, *, images: Images = "files"
         try:
             task, picture = task_of(item, images)
         except BadInputError as error:
-            where = f"record {item.record['record_id']} of {redact(item.output)}"
+            where = f"record {show(item.record['record_id'])} of {redact(item.output)}"
             left_out.append(ReturnFault(where, f"left out ({error.code}): {error}"))
             continue
         if picture is not None:
@@ -254,7 +256,8 @@ def _tasks(folder: str, name: str, digest: str) -> list[dict[str, Any]]:
         try:
             check_prediction(task["predictions"][0], None, size)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{redact(path)}, record {task['data']['record_id']}: {error}") from None
+            record = show(int(task["data"]["record_id"]))
+            raise ConfigurationError(f"{redact(path)}, record {record}: {error}") from None
     return tasks
 
 
@@ -266,7 +269,7 @@ def _key(meta: Any) -> Key | None:
 
 def _import(client: Client, project: int, tasks: list[dict[str, Any]], present: set[Key]) -> None:
     """Import tasks. After a fault the server is asked first what it took: it may have worked all the same."""
-    wait = 1.0
+    wait = _FIRST_WAIT
     for attempt in range(_ROUNDS):
         if not tasks:
             return

@@ -32,6 +32,14 @@ _ACCESS_SECONDS = 240  # access tokens live for 5 minutes
 _RETRIED = {429, 500, 502, 503, 504}
 _SHOWN = 300  # characters of an answer in messages
 
+_HIDDEN = [
+    *("tasks:inner_id", "tasks:annotations_results", "tasks:annotations_ids", "tasks:predictions_results"),
+    *("tasks:predictions_model_versions", "tasks:predictions_score", "tasks:file_upload", "tasks:storage_filename"),
+    *("tasks:created_at", "tasks:updated_at", "tasks:updated_by", "tasks:avg_lead_time", "tasks:draft_exists"),
+    *("tasks:data.record_id", "tasks:data.run_id", "tasks:data.output", "tasks:data.image_key", "tasks:data.label"),
+    *("tasks:data.width", "tasks:data.height", "tasks:data.has_matte", "tasks:data.predicted_mad"),
+]  # columns of the list of tasks that tell reviewers nothing
+
 Pictures = Mapping[str, bytes]
 
 
@@ -86,6 +94,7 @@ class Client:
             "target": "tasks",
             "ordering": ["tasks:data.rank"],
             "columnsDisplayType": {"tasks:data.rank": "Number"},
+            "hiddenColumns": {"explore": _HIDDEN, "labeling": [*_HIDDEN, "tasks:data.about", "tasks:data.image"]},
             "filters": {"conjunction": "and", "items": []},
         }
         self._call("POST", "/api/dm/views", json={"project": number, "data": view}, again=False)
@@ -104,7 +113,7 @@ class Client:
 
     def listed(self, project: int, *fields: str) -> Iterator[dict[str, Any]]:
         """Yield all tasks of a project, with these fields only, by id."""
-        page = 1
+        page, seen = 1, 0
         while True:
             query = {"project": project, "include": ",".join(("id", *fields)), "page_size": _PAGE, "page": page}
             answer = self._call("GET", "/api/tasks", params=query)
@@ -112,7 +121,10 @@ class Client:
             if not isinstance(tasks, list):
                 raise ConfigurationError(f"{self.url} does not answer as Label Studio does; check the URL")
             yield from tasks
-            if len(tasks) < _PAGE:
+            # A server may have pages smaller than asked for, and refuses a page behind the last.
+            seen += len(tasks)
+            total = answer.get("total") if isinstance(answer, dict) else None
+            if not tasks or (seen >= total if isinstance(total, int) else len(tasks) < _PAGE):
                 return
             page += 1
 

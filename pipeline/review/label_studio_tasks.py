@@ -30,6 +30,7 @@ from pipeline.review.label_studio_config import (
     POINTS,
     check_prediction,
 )
+from pipeline.review.merge import shown_alpha
 from sdmatte.errors import ImageError
 from sdmatte.images import MAX_PIXELS, decode_image, probe_image
 from sdmatte.urls import redact
@@ -136,9 +137,7 @@ def shown_mask(record: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint
             ErrorCode.PROMPT_SIZE_MISMATCH,
             f"the alpha has {alpha.shape[1]} x {alpha.shape[0]} pixels, the image {size[0]} x {size[1]}",
         )
-    if alpha.dtype == np.uint16:
-        return ((alpha.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.where(alpha, 255, 0).astype(np.uint8) if alpha.dtype == bool else alpha
+    return shown_alpha(np.where(alpha, np.uint8(255), np.uint8(0)) if alpha.dtype == bool else alpha)
 
 
 def display_picture(image: bytes | Unavailable, size: tuple[int, int]) -> Picture:
@@ -171,7 +170,7 @@ def display_picture(image: bytes | Unavailable, size: tuple[int, int]) -> Pictur
     except ImageError as error:
         raise BadInputError(ErrorCode(error.code), f"its image can't be shown: {error}") from None
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY, subsampling=0)  # edges of colours stay sharp
     return Picture(file.getvalue(), "jpg")
 
 
