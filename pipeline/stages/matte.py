@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.provenance import ModelIdentity
 from pipeline.quality.features import features
 from pipeline.quality.image_terms import prepare
 from pipeline.quality.phash import phash
+from pipeline.quality.scoring import Scorer
 from pipeline.stages.hazards import Board, ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
 from pipeline.stages.parcels import pack, unpack
 from pipeline.stages.records import OUTPUT, Object, Work, encode_png, model_prompt, origin, records_table
@@ -79,7 +81,9 @@ class MatteImages:
             torch.set_num_threads(threads)
         self._config = config
         self._second = second_pass(config, self._model)
-        self._origin = origin(config, run_id, identity(self._model, self._second))
+        loaded = identity(self._model, self._second)
+        self._origin = origin(config, run_id, loaded)
+        self._score = Scorer(config, loaded)
         self._alpha_type: AlphaType = "uint16" if config.output.alpha_bits == 16 else "uint8"
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pixels")
         limit = config.model.batch_size
@@ -114,6 +118,9 @@ class MatteImages:
                     _log.critical("the device is lost, ending this process: %s", error)
                     os._exit(1)
                 raise
+        scored = [each for each in objects if each.features is not None]
+        for each, score in zip(scored, self._score([_scored(each) for each in scored]), strict=True):
+            each.score = score
         return records_table(objects, ledgers, self._origin)
 
     def _work(self, works: Sequence[Work], objects: Sequence[Object]) -> None:
@@ -289,6 +296,13 @@ def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         pixels += size
     if chunk:
         yield chunk
+
+
+def _scored(each: Object) -> dict[str, Any]:
+    """Return the columns that a score is computed from."""
+    assert each.features is not None
+    kind, transparent = each.spec["kind"], each.spec["transparent"]
+    return {**asdict(each.features), "prompt_kind": kind, "transparent": transparent}
 
 
 def _failure(failure: Failure, doing: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from sdmatte.prompts import Box, Mask, Points, Prompt
 
 if TYPE_CHECKING:
     from pipeline.quality.image_terms import ImageTerms
+    from pipeline.quality.scoring import Score
     from sdmatte.model import EncodedImage
 
 LONGEST_MESSAGE = 2000
@@ -92,7 +93,8 @@ class Object:
         prompt: The model's prompt, where it can be matted.
         error: Code and message.
         alpha: The matte as a PNG.
-        features: What the quality is computed from.
+        features: What the score is computed from.
+        score: How far the matte can be trusted.
         told: Whether it has been counted.
     """
 
@@ -102,6 +104,7 @@ class Object:
     error: tuple[str, str] | None = None
     alpha: bytes | None = None
     features: Features | None = None
+    score: Score | None = None
     told: bool = False
 
 
@@ -187,6 +190,7 @@ def _record(each: Object, shared: dict[str, Any]) -> dict[str, Any]:
         code, message = each.error
         return record | {"status": "error", "error_code": str(code), "error_message": message[:LONGEST_MESSAGE]}
     assert each.features is not None
+    assert each.score is not None
     assert work.encoded is not None
     return record | {
         "status": "ok",
@@ -194,6 +198,7 @@ def _record(each: Object, shared: dict[str, Any]) -> dict[str, Any]:
         "input_height": work.encoded.grid[0],
         "input_width": work.encoded.grid[1],
         **asdict(each.features),
+        **asdict(each.score),
     }
 
 

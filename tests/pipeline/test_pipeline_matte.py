@@ -329,3 +329,62 @@ def test_a_parcel_in_is_a_parcel_out_whatever_is_in_it(model: SDMatte) -> None:
         assert len(parcel) == 1
         assert unpack(parcel).schema == OUTPUT
         assert len(unpack(parcel)) == len(rows)
+
+
+def test_records_carry_features_and_a_score_that_says_whether_it_was_made_for_this_model(model: SDMatte) -> None:
+    (record,) = label(MatteImages(label_config("out"), "run", model), row("a", [box(1)]))
+    assert isinstance(record["image_phash"], int)
+    for name in ("softness", "semi_transparent", "frame_contact", "prompt_area", "fragments"):
+        assert record[name] is not None, name
+    assert record["second_difference"] is None
+    assert 0 < record["predicted_mad"] < 1
+    assert record["quality"] == pytest.approx(2 ** (-record["predicted_mad"] / 0.02), rel=1e-5)
+    assert len(record["calibration"]) == 16
+    assert record["calibration_matches"] is False  # the bundled ones are of sdmatte-nano
+
+
+def test_a_second_pass_fills_its_features_and_leaves_the_alpha_as_it_is(model: SDMatte) -> None:
+    prompts = [box(1), prompt(2, kind="mask", mask=mask_png())]
+    single = label(MatteImages(label_config("out"), "run", model), row("a", prompts))
+    twice = label(MatteImages(label_config("out", quality={"second": "flip"}), "run", model), row("a", prompts))
+    for before, after in zip(single, twice, strict=True):
+        assert after["alpha"] == before["alpha"]
+        assert after["second_difference"] > 0
+        assert 0 <= after["second_agreement"] < 1
+
+
+def test_an_object_on_which_the_second_pass_fails_keeps_its_matte(
+    model: SDMatte, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = MatteImages(label_config("out", quality={"second": "jitter"}), "run", model)
+    assert stage._second is not None
+    second = stage._second.matte
+
+    def failing(objects: Sequence[Any]) -> Any:
+        if any(each.spec["record_id"] == 2 for each in objects):
+            raise RuntimeError("no second matte of this")
+        return second(objects)
+
+    monkeypatch.setattr(stage._second, "matte", failing)
+    records = label(stage, row("a", [box(1), box(2), box(3)]))
+    assert [record["status"] for record in records] == ["ok", "ok", "ok"]
+    assert [record["second_difference"] is None for record in records] == [False, True, False]
+
+
+def test_images_that_look_alike_have_hashes_that_differ_in_few_bits(model: SDMatte) -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(photo())))
+    smooth = np.kron(pixels[::16, ::16], np.ones((16, 16, 1), np.uint8))
+    files = []
+    for image in (Image.fromarray(smooth), Image.fromarray(smooth).resize((WIDTH * 2, HEIGHT * 2))):
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=80)
+        files.append(file.getvalue())
+    stage = MatteImages(label_config("out"), "run", model)
+    one, two = (label(stage, row("a", [box(1)], data))[0]["image_phash"] for data in files)
+    assert ((one ^ two) & (2**64 - 1)).bit_count() <= 6
+
+
+def test_errors_have_no_score(model: SDMatte) -> None:
+    (record,) = label(MatteImages(label_config("out"), "run", model), row("a", [box(1)], b"no image"))
+    assert record["status"] == "error"
+    assert record["predicted_mad"] is record["quality"] is record["calibration"] is None
