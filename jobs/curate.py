@@ -19,6 +19,13 @@ from collections.abc import Sequence
 
 FORMS = ("huggingface", "webdataset", "coco", "cutouts", "trimaps")
 TRAITS = ("label", "size", "source")
+EXPORT_OPTIONS: dict[str, tuple[type, str]] = {
+    "shard_mb": (int, "size of Parquet and tar shards in MiB (default: 256)"),
+    "crop_margin": (float, "crop cut-outs to the object, wider by this share of its longer side"),
+    "trimap_low": (float, "alpha up to here is surely background (default: 0.05)"),
+    "trimap_high": (float, "alpha from here on is surely foreground (default: 0.95)"),
+    "trimap_radius": (float, "widen the unknown band by this share of the image's longer side (default: 0.005)"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +58,16 @@ def _decide(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from pipeline.curation.export import export_accepted
+    from pipeline.curation.exports.base import ExportSettings
 
+    chosen = {name: getattr(arguments, name) for name in EXPORT_OPTIONS}
     done = export_accepted(
-        arguments.folder, arguments.out, arguments.form, decision=arguments.decision, where=arguments.where
+        arguments.folder,
+        arguments.out,
+        arguments.form,
+        decision=arguments.decision,
+        where=arguments.where,
+        settings=ExportSettings(**{name: value for name, value in chosen.items() if value is not None}),
     )
     print(done)
     return 0 if done.complete else 1
@@ -73,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         "--decision", default="accept", choices=("accept", "review", "reject"), help="default: %(default)s"
     )
     export.add_argument("--where", metavar="CONDITION", help="only records that meet it, such as: label == 'cat'")
+    for name, (kind, text) in EXPORT_OPTIONS.items():
+        export.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
     return parser
 
 

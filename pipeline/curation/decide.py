@@ -54,7 +54,8 @@ class Rule:
     @property
     def name(self) -> str:
         """The reason without the figure, to be counted by."""
-        return " ".join(f"{self.before}{'...' if self.figure == 'image' else ''}{self.after}".split())
+        figure = {"image": "...", "stratum": "a stratum"}.get(self.figure or "", "")
+        return " ".join(f"{self.before}{figure}{self.after}".split())
 
 
 @dataclass

@@ -77,7 +77,8 @@ def _worth(view: View) -> NDArray[np.float64]:
     quality = np.nan_to_num(view.numbers("quality"))
     quality[view.verdict == VERDICTS.index("accept")] = 1
     usable = view.equal("status", "ok") & (view.verdict != VERDICTS.index("reject"))
-    return np.round(quality * _UNITS + 1) * usable  # 1: an object without a score is worth more than none
+    # 1 more: an object without a score is worth more than none.
+    return np.where(usable, np.round(quality * _UNITS) + 1, 0.0)
 
 
 def _unique_rows(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -20,10 +20,12 @@ from pipeline import storage
 from pipeline.curation.config import DecideSettings
 from pipeline.curation.schema import DECISIONS
 from pipeline.curation.strata import columns_of
+from pipeline.errors import PipelineError
 from pipeline.inspection import open_chain
 from pipeline.latest import Chain
 from pipeline.schema import RECORDS
 from pipeline.where import parse
+from sdmatte.urls import redact
 
 VERDICTS = ("accept", "fix", "reject")
 
@@ -99,6 +101,7 @@ def read_view(settings: DecideSettings) -> View:
     Raises:
         ConfigurationError: An output holds no complete run, or a file of reviews is damaged.
         TransientError: The store failed repeatedly.
+        PipelineError: A data file is damaged.
         OSError: A data file can't be read.
     """
     paths = list(dict.fromkeys(storage.absolute(path).rstrip("/") for path in settings.runs))
@@ -131,7 +134,10 @@ def _read(path: str, settings: DecideSettings, *, several: bool) -> View:
     chain = open_chain(path)
     conditions = dict.fromkeys((*settings.accept, *settings.reject))
     columns = _columns(settings, several=several)
-    table = chain.records(sorted(columns.union(*map(columns_named, conditions))))
+    try:
+        table = chain.records(sorted(columns.union(*map(columns_named, conditions))))
+    except pa.ArrowInvalid as error:
+        raise PipelineError(f"{redact(chain.path)}: a data file is damaged ({error}); see jobs/runs.py redo") from None
     row = pa.array(np.arange(len(table)))
     met = {text: _rows_that_meet(table.append_column("row", row), text) for text in conditions}
     table = table.select(sorted(columns))
