@@ -211,7 +211,7 @@ def _object(picture: Picture, sheet: int) -> dict[str, Any]:
         "crop": picture.crop,
         "alpha": picture.has_alpha,
         "fault": _cut(picture.fault),
-        "box": picture.box and [facts.plain(number) for number in picture.box],
+        "box": picture.box,
         "points": picture.points,
         "mask": picture.mask,
     }

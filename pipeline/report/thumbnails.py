@@ -179,7 +179,7 @@ def _foreground(photo: Pixels, alpha: Pixels) -> Pixels:
     :func:`sdmatte.cutout.estimate_foreground`.
     """
     image = photo.astype(np.float32)
-    weight = (alpha.astype(np.float32) / 255)[..., None]
+    weight = (alpha.astype(np.float32) / np.float32(255))[..., None]
     front = back = image
     for radius in (90, 6):
         front, back = _blur_fusion(image, front, back, weight, radius)
@@ -207,7 +207,8 @@ def _add_overlay(picture: Picture, mask: Pixels | None, points: list[list[float]
     offset = np.array([x, y])
 
     def placed(xy: Sequence[Sequence[float]] | NDArray[Any]) -> NDArray[np.float64]:
-        return np.round((np.asarray(xy, np.float64) - offset) * scale, 1)
+        found: NDArray[np.float64] = np.round((np.asarray(xy, np.float64) - offset) * scale, 1)
+        return found
 
     if box := picture.record["prompt_box"]:
         picture.box = placed([box[:2], box[2:]]).ravel().tolist()

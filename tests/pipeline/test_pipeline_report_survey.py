@@ -21,12 +21,11 @@ from support.run_rows import begin, label_config, ledger_row, record_rows
 
 def run_of(folder: Path, *parts: Mapping[str, Any]) -> RunDirectory:
     run = begin(label_config(folder / "run"))
-    tables = [
-        record_rows("a.tar", range(100 * at, 100 * at + number), **columns)
-        for at, (number, columns) in enumerate(
-            (part.get("number", 1), {k: v for k, v in part.items() if k != "number"}) for part in parts
-        )
-    ]
+    tables = []
+    for at, part in enumerate(parts):
+        columns = dict(part)
+        number = columns.pop("number", 1)
+        tables.append(record_rows("a.tar", range(100 * at, 100 * at + number), **columns))
     ids = [identifier for table in tables for identifier in table["record_id"].to_pylist()]
     write_part(run.claim, "0-000000", pa.concat_tables([*tables, ledger_row("a.tar", ids)]))
     return run

@@ -1,6 +1,7 @@
 """Runs for the report: many objects with real pixels, made from the few of another run by cutting photographs anew."""
 
 import io
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,8 @@ def _part(
     x, y, across, down = cv2.boundingRect(inside.astype(np.uint8)) if inside.any() else (0, 0, width, height)
     image = image_id(shard, key)
     kind = ("box", "mask", "points")[at % 3]
+    mask = png(Image.fromarray(cv2.dilate(inside.astype(np.uint8) * 255, np.ones((9, 9), np.uint8))))
+    points = [[x + across / 2, y + down / 2], [x + across / 3, y + down / 3]]
     values = part / 255
     mad = float(dice.lognormal(-4.6, 0.8))
     found = {
@@ -118,12 +121,8 @@ def _part(
         "label": row["label"],
         "transparent": False,
         "prompt_box": [float(x), float(y), float(x + across), float(y + down)] if kind == "box" else None,
-        "prompt_points": [[x + across / 2, y + down / 2], [x + across / 3, y + down / 3]]
-        if kind == "points"
-        else None,
-        "prompt_mask": png(Image.fromarray(cv2.dilate(inside.astype(np.uint8) * 255, np.ones((9, 9)))))
-        if kind == "mask"
-        else None,
+        "prompt_points": points if kind == "points" else None,
+        "prompt_mask": mask if kind == "mask" else None,
         "status": "ok",
         "alpha": {"bytes": png(Image.fromarray(part)), "path": None},
         "coverage": float(values.mean()),
@@ -141,8 +140,6 @@ def _part(
     return found
 
 
-def run_time(at: int) -> Any:
+def run_time(at: int) -> datetime:
     """When the object of that number was made, in a run that makes five per second from now on."""
-    from datetime import UTC, datetime, timedelta
-
     return datetime.now(UTC) + timedelta(seconds=2 + at / 5)
