@@ -78,7 +78,7 @@ def choose(
         outputs: Each an output.path. Of an object that several hold that of the last one is taken.
         limit: How many at most.
         where: Condition on records (:mod:`pipeline.where`).
-        again: Those with a verdict of accept or reject, too; those left to be fixed always come again.
+        again: Those with a verdict of accept or reject, too; those without, or to be fixed, always come again.
 
     Raises:
         ConfigurationError: One is no output or has no complete run, or the condition can't be used.
@@ -158,7 +158,8 @@ def _candidates(output: str, where: str | None, columns: Sequence[str]) -> pa.Ta
         condition &= parse(where)
     table = open_chain(output).records(["record_id", "run_id", *columns], condition)
     reviews = reviews_of(output, table, ["record_id", "verdict"])
-    done = reviews.filter(pc.not_equal(reviews["verdict"].fill_null(""), "fix"))["record_id"].combine_chunks()
+    finished = pc.is_in(reviews["verdict"], pa.array(["accept", "reject"]))  # as in a curation
+    done = reviews.filter(finished)["record_id"].combine_chunks()
     return table.append_column("reviewed", pc.is_in(table["record_id"], done))
 
 
