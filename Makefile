@@ -10,10 +10,10 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus zoo chaos integration curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus zoo chaos integration label-studio curves lint types format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter that .venv is made from, DEMO_OUT=folder the demo's output."
 
@@ -68,11 +68,13 @@ corpus: $(STAMP) ## 5,000 images in a real S3 server, killed five times (needs C
 chaos: $(STAMP) ## faults injected into labelling runs; fails unless nothing is lost or doubled (an hour and a quarter; Linux)
 	$(BIN)/python benchmarks/chaos.py
 
-integration: $(STAMP) ## the job on object stores of this machine: moto and, where it is installed, Ceph's S3 gateway
+integration: $(STAMP) ## object stores of this machine (moto; Ceph's S3 gateway) and Label Studio, where they are installed
 	@{ command -v radosgw && command -v ceph-mon && command -v ceph-mgr && command -v ceph; } >/dev/null || { \
 	    echo "Ceph's S3 gateway is not installed: its tests are skipped. On Debian and Ubuntu:"; \
 	    echo "    apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common"; }
 	$(BIN)/python -m pytest tests/integration -m 'slow or not slow' $(LONG)
+
+label-studio: .venv-label-studio/.installed ## Label Studio in a virtual environment of its own, for `make integration` and to try docs/review.md
 
 zoo: $(STAMP) ## bad and unusual inputs between good neighbours, each with its documented code; writes docs/zoo.md
 	$(BIN)/python benchmarks/zoo.py
@@ -93,7 +95,7 @@ format: $(STAMP) ## rewrite the sources as ruff wants them
 
 clean: ## remove caches and build products (.venv and outputs of runs stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
-	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # The stamp is as old as the last complete installation: an interrupted one, or new dependencies, install again.
 $(STAMP): pyproject.toml | $(BIN)/pip
@@ -101,6 +103,14 @@ $(STAMP): pyproject.toml | $(BIN)/pip
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[dev]'
 	@echo "Installed."
 	@touch $@
+
+# Apart from .venv: it wants other versions of what is in there. 1 GB.
+.venv-label-studio/.installed:
+	@echo "Installing Label Studio into .venv-label-studio. This happens once and takes some minutes."
+	@$(PYTHON) -m venv .venv-label-studio
+	@.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check 'label-studio>=1.23,<1.24'
+	@touch $@
+	@echo "Installed. It is started by: .venv-label-studio/bin/label-studio start"
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \

@@ -35,7 +35,7 @@ The object's own label stands in the heading, so that a project needs no list of
 input becomes part of the configuration.
 """
 
-_VERDICTS = "\n".join(f'    <Choice value="{verdict}" hotkey="{verdict[0]}"/>' for verdict in get_args(Verdict))
+_VERDICTS = "\n".join(f'      <Choice value="{verdict}" hotkey="{verdict[0]}"/>' for verdict in get_args(Verdict))
 
 CONFIG = f"""\
 <View>
@@ -45,18 +45,18 @@ CONFIG = f"""\
     <BrushLabels name="{MASK}" toName="{IMAGE}" strokeWidth="15">
       <Label value="{LABELS[MASK][1]}" background="#ff00cc"/>
     </BrushLabels>
-    <RectangleLabels name="{BOX}" toName="{IMAGE}">
+    <RectangleLabels name="{BOX}" toName="{IMAGE}" fillOpacity="0">
       <Label value="{LABELS[BOX][1]}" background="#00c8ff"/>
     </RectangleLabels>
     <KeyPointLabels name="{POINTS}" toName="{IMAGE}" strokeWidth="5">
       <Label value="{LABELS[POINTS][1]}" background="#ffd500"/>
     </KeyPointLabels>
+    <Choices name="{VERDICT}" toName="{IMAGE}" choice="single" showInline="true" required="true"
+             requiredMessage="Choose a verdict: accept, fix or reject">
+{_VERDICTS}
+    </Choices>
   </View>
   <Image name="{IMAGE}" value="$image" zoom="true" zoomControl="true" brightnessControl="true" contrastControl="true"/>
-  <Choices name="{VERDICT}" toName="{IMAGE}" choice="single" showInline="true" required="true"
-           requiredMessage="Choose a verdict: accept, fix or reject">
-{_VERDICTS}
-  </Choices>
   <TextArea name="{COMMENT}" toName="{IMAGE}" placeholder="Comment" rows="1" maxSubmissions="1"/>
 </View>
 """
