@@ -108,7 +108,7 @@ $(STAMP): pyproject.toml | $(BIN)/pip
 .venv-label-studio/.installed:
 	@echo "Installing Label Studio into .venv-label-studio. This happens once and takes some minutes."
 	@$(PYTHON) -m venv .venv-label-studio
-	@.venv-label-studio/bin/python -m pip install --quiet --disable-pip-version-check 'label-studio>=1.23,<1.24'
+	@.venv-label-studio/bin/python -m pip install --quiet --quiet --disable-pip-version-check 'label-studio>=1.23,<1.24'
 	@touch $@
 	@echo "Installed. It is started by: .venv-label-studio/bin/label-studio start"
 

@@ -227,7 +227,12 @@ def _manifest(folder: str) -> dict[str, Any]:
 def _project(client: Client, folder: str, manifest: dict[str, Any], project: int | None) -> int:
     """Find or make the project, and remember it in the folder."""
     path = storage.join(folder, PUSHED_FILE)
-    known: dict[str, int] = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+    known: dict[str, Any] = {}
+    if storage.exists(path):
+        try:
+            known = dict(json.loads(storage.read_bytes(path)))
+        except (ValueError, TypeError):
+            raise ConfigurationError(f"{redact(path)} is damaged; delete it, and give the project's number") from None
     number = project if project is not None else known.get(client.url)
     if number is None:
         number = client.create_project(manifest["title"], CONFIG, MODEL_VERSION)

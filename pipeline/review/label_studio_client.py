@@ -86,7 +86,9 @@ class Client:
             },
             again=False,
         )
-        number = int(project["id"])
+        number = self._object(project).get("id")
+        if not isinstance(number, int):
+            raise self._unlike()
         # What the data manager shows at first. Without a type as number, 10 would come before 9.
         view = {
             "title": "Worst first",
@@ -106,8 +108,7 @@ class Client:
         Raises:
             ConfigurationError: There is none of that number, or this user may not see it.
         """
-        found: dict[str, Any] = self._call("GET", f"/api/projects/{number}")
-        return found
+        return self._object(self._call("GET", f"/api/projects/{number}"))
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class Client:
             answer = self._call("GET", "/api/tasks", params=query)
             tasks = answer.get("tasks") if isinstance(answer, dict) else answer
             if not isinstance(tasks, list):
-                raise ConfigurationError(f"{self.url} does not answer as Label Studio does; check the URL")
+                raise self._unlike()
             yield from tasks
             # A server may have pages smaller than asked for, and refuses a page behind the last.
             seen += len(tasks)
@@ -130,8 +131,7 @@ class Client:
 
     def task(self, number: int) -> dict[str, Any]:
         """Return a task with its annotations and predictions; URLs as they were imported."""
-        found: dict[str, Any] = self._call("GET", f"/api/tasks/{number}", params={"resolve_uri": "false"})
-        return found
+        return self._object(self._call("GET", f"/api/tasks/{number}", params={"resolve_uri": "false"}))
 
     def import_tasks(self, project: int, tasks: list[dict[str, Any]]) -> None:
         """Import tasks with their predictions. Not repeated here: it may have worked when it seems to have failed."""
@@ -215,6 +215,14 @@ class Client:
         }
         return ConfigurationError(f"{where} was refused ({status}: {text}); {hints.get(status, 'see the message')}")
 
+    def _object(self, answer: Any) -> dict[str, Any]:
+        if not isinstance(answer, dict):
+            raise self._unlike()
+        return answer
+
+    def _unlike(self) -> ConfigurationError:
+        return ConfigurationError(f"{self.url} does not answer as Label Studio does; check the URL")
+
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._is_personal:
             request.headers["Authorization"] = f"Bearer {self._access_token()}"
@@ -236,7 +244,10 @@ class Client:
             )
             if answer.status_code != 200:
                 raise self._fault(f"POST {self.url}/api/token/refresh", answer)
-            self._access = str(answer.json()["access"])
+            try:
+                self._access = str(answer.json()["access"])
+            except (ValueError, KeyError, TypeError):
+                raise self._unlike() from None
             self._access_until = time.monotonic() + _ACCESS_SECONDS
         return self._access
 

@@ -163,6 +163,15 @@ def test_a_project_that_is_gone_is_named_with_the_file_that_remembers_it(server:
         push(folder, server.url, TOKEN)
 
 
+def test_a_file_that_remembers_nothing_any_more_is_named(server: FakeLabelStudio, folder: str):
+    export([made_item()], folder, title="Mattes")
+    for damaged in ("[1]", "{", "3"):
+        Path(folder, "pushed.json").write_text(damaged)
+        with pytest.raises(ConfigurationError, match=r"pushed.json is damaged; delete it"):
+            push(folder, server.url, TOKEN)
+    assert not server.projects
+
+
 # --- pull ------------------------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,13 @@ def test_a_password_file_of_the_user_does_not_replace_the_token(server: FakeLabe
         assert Client(server.url, token).project(1) == {"id": 1}
 
 
+@pytest.mark.parametrize("answer", [None, [], "text", 3])
+def test_other_servers_are_told_apart(server: FakeLabelStudio, answer):
+    server.projects[1] = answer
+    with pytest.raises(ConfigurationError, match="does not answer as Label Studio does"):
+        Client(server.url, TOKEN).project(1)
+
+
 def test_a_server_that_is_none_is_named():
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9/api/users"):
         Client("http://127.0.0.1:9", TOKEN)._send("GET", "/api/users")
