@@ -20,6 +20,7 @@ from pipeline.errors import BadInputError, ConfigurationError, ErrorCode
 from pipeline.inspection import open_chain
 from pipeline.latest import Chain
 from pipeline.originals import Unavailable, read_originals
+from pipeline.review.binary import printable
 from pipeline.review.finder import RecordFinder
 from pipeline.review.items import Returned, ReturnFault
 from pipeline.review.merge import Merged, merge
@@ -304,7 +305,7 @@ def _not_one(holders: Sequence[tuple[_Output, dict[str, Any]]]) -> str:
 
 
 def _where(each: Returned) -> str:
-    return f"record {each.record_id} of {each.run_id[:100]}"
+    return f"record {each.record_id} of {printable(each.run_id[:100])}"
 
 
 def _max_pixels(output: _Output) -> int:

@@ -150,6 +150,14 @@ def test_faults_are_listed_and_cost_no_other(output: str) -> None:
     assert "7 came back: 1 imported, 0 known already, 0 say nothing, 6 faults" in text
 
 
+def test_names_from_outside_are_made_printable(output: str) -> None:
+    done = import_reviews([output], [returned(output, 1, run_id="\ud800\x1b[31m\n" + "x" * 9999)])
+    text = str(done)
+    assert counts(done) == (1, 0, 0, 0, 1)
+    assert "\x1b" not in text
+    assert len(text.encode()) < 1000
+
+
 def test_what_a_binary_tool_returns_without_a_word_is_no_review(output: str) -> None:
     def quiet(number: int, mask: NDArray[np.uint8], **fields: Any) -> Returned:
         plain = {"tool": "coco", "verdict": None, "reviewer": None, "reviewed_at": None, "review_id": None}

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -145,6 +146,18 @@ def test_two_imports_at_once_lose_nothing(tmp_path: Path) -> None:
     assert [path.name for path in files] == [f"{number:04d}.parquet" for number in range(1, 9)]
     written = [number for path in files for number in pq.read_table(path)["record_id"].to_pylist()]
     assert sorted(written) == [*range(8), 99]
+
+
+def test_an_object_store_does_as_well(s3_server: str) -> None:
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="reviews-store")
+    output = "s3://reviews-store/run"
+    assert write_reviews(output, table(review(1), review(2))) == f"{output}/reviews/0001.parquet"
+    assert write_reviews(output, table(review(1))) is None
+    assert write_reviews(output, table(review(1, "fix", minutes=2))) == f"{output}/reviews/0002.parquet"
+    assert verdicts(reviews_of(output, records(r1="first", r2="first"))) == {1: "fix", 2: "accept"}
+    found = review_alpha(output, "reviews/0001", 2)
+    assert found is not None
+    assert found["alpha"]["bytes"] == gray_png(2)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 no", None])
