@@ -1,6 +1,6 @@
 """The records that count, over all outputs that were named, with what people said about them.
 
-Only the columns that decisions need are read, and what repeats is kept once: about 250 bytes per record, more
+Only the columns that decisions need are read, and what repeats is kept once: about 230 bytes per record, more
 than half of them for the image's key and URI.
 """
 
