@@ -6,15 +6,18 @@ are described in docs/curation.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from pipeline import storage
 from pipeline.curation.exports.base import ExportSettings, Form, Made, Subject
@@ -40,6 +43,7 @@ _FORMS = {
     "cutouts": "Cutouts",
     "trimaps": "Trimaps",
 }  # by module of pipeline.curation.exports; loaded when they are needed, for what they import
+_NO_MATTE = np.empty((0, 0), np.uint8)
 _MOST_THREADS = 8
 _NAMED = 5  # faults that people are told at once
 
@@ -171,40 +175,42 @@ class _Result:
 def _make(form: Form, image: SelectedImage) -> _Result:
     """Fetch, check and encode one image with its objects; called by threads."""
     picture: Upright | None = None
-    original = b""
+    sha256 = ""
     if form.needs != "nothing":
         fetched = image.original()
         if isinstance(fetched, Unavailable):
             return _Result([], [_fault(image, item, fetched) for item in image.objects])
-        original = fetched
+        sha256 = hashlib.sha256(fetched).hexdigest()
         try:
             pixels = form.needs == "pixels"
-            picture = upright(original, image.max_pixels, pixels=pixels, file=not pixels)
+            picture = upright(fetched, image.max_pixels, pixels=pixels, file=not pixels)
         except SDMatteError as error:
             return _Result([], [_fault(image, item, str(error)) for item in image.objects])
     made: list[Made] = []
     faults: list[Fault] = []
     for item in image.objects:
         try:
-            _check(image, picture, item, original)
-            subject = Subject(image, picture, item)
-            made.append(Made(subject, form.encode(subject)))
+            subject = Subject(image, picture, item, item.matte(image.max_pixels))
+            _check(subject, sha256)
+            content = form.encode(subject)
         except (BadInputError, SDMatteError) as error:
             faults.append(_fault(image, item, str(error)))
+        else:  # without the decoded alpha: of an image with a thousand objects they would fill the memory
+            made.append(Made(replace(subject, matte=_NO_MATTE), content))
     if made:
         form.picture(made[0].subject)
     return _Result(made, faults)
 
 
-def _check(image: SelectedImage, picture: Upright | None, item: SelectedObject, original: bytes) -> None:
+def _check(subject: Subject, sha256: str) -> None:
     """Refuse alphas that don't lie over their photo."""
-    size = item.alpha_size(image.max_pixels)
-    if picture is None:
+    if (picture := subject.upright) is None:
         return
-    image.check_unchanged(item, original)
-    if size != (picture.width, picture.height):
+    subject.image.check_unchanged(subject.item, sha256)
+    height, width = subject.matte.shape
+    if (width, height) != (picture.width, picture.height):
         raise SDMatteError(
-            f"the alpha has {size[0]} x {size[1]} pixels, the photo {picture.width} x {picture.height}: "
+            f"the alpha has {width} x {height} pixels, the photo {picture.width} x {picture.height}: "
             "label the image again"
         )
 

@@ -6,7 +6,6 @@ of records, and what the caller keeps.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,14 +80,13 @@ class SelectedObject:
         """PNG."""
         return bytes((self.record["alpha"] or {}).get("bytes") or b"")
 
-    def alpha_size(self, max_pixels: int) -> tuple[int, int]:
-        """Decode the alpha, and return its width and height.
+    def matte(self, max_pixels: int) -> NDArray[Any]:
+        """Decode the alpha: ``(H, W)`` bool, uint8 or uint16.
 
         Raises:
             BadInputError: It is damaged, or has more pixels than that.
         """
-        height, width = decode_png(self.alpha, max_pixels).shape
-        return width, height
+        return decode_png(self.alpha, max_pixels)
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,18 @@ class SelectedImage:
             return Unavailable("the record doesn't say where its image is")
         return next(data for _, data in read_originals([self.uri], self.max_pixels))
 
-    def check_unchanged(self, item: SelectedObject, original: bytes) -> None:
+    def check_unchanged(self, item: SelectedObject, sha256: str) -> None:
         """Refuse an original that isn't any more the file that an object's alpha was made of.
+
+        Args:
+            item: One of `objects`.
+            sha256: Of the original's bytes, hexadecimal.
 
         Raises:
             BadInputError: It has changed.
         """
         expected = item.record["image_sha256"]
-        if expected is not None and hashlib.sha256(original).hexdigest() != expected:
+        if expected is not None and sha256 != expected:
             raise BadInputError(
                 ErrorCode.IMAGE_CORRUPT,
                 f"{redact(self.uri)} has changed since its alpha was made (SHA-256): label it again",

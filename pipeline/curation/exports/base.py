@@ -21,7 +21,6 @@ from pipeline.curation.selected import SelectedImage, SelectedObject, Selection
 from pipeline.curation.upright import Upright
 from pipeline.errors import ConfigurationError
 from pipeline.ids import show
-from pipeline.masks import decode_png
 from pipeline.storage_faults import retried
 
 MIB = 2**20
@@ -72,11 +71,13 @@ class Subject:
         image: The image that was chosen.
         upright: The image as every reader shows it; None for forms that need nothing of it.
         item: The object.
+        matte: Its alpha, decoded: ``(H, W)`` bool, uint8 or uint16; empty once it is encoded.
     """
 
     image: SelectedImage
     upright: Upright | None
     item: SelectedObject
+    matte: NDArray[Any]
 
     @property
     def photo(self) -> Upright:
@@ -85,14 +86,9 @@ class Subject:
         return self.upright
 
     def alpha(self) -> NDArray[np.float32]:
-        """Return the alpha, ``(H, W)`` float32 in [0, 1].
-
-        Raises:
-            BadInputError: It is damaged, or too large.
-        """
-        pixels = decode_png(self.item.alpha, self.image.max_pixels)  # of 1, 8 or 16 bits
-        scale = {"bool": 1, "uint8": 255, "uint16": 65535}[str(pixels.dtype)]
-        return pixels.astype(np.float32) / np.float32(scale)
+        """Return the alpha, ``(H, W)`` float32 in [0, 1]."""
+        scale = {"bool": 1, "uint8": 255, "uint16": 65535}[str(self.matte.dtype)]
+        return self.matte.astype(np.float32) / np.float32(scale)
 
     def describe(self) -> dict[str, Any]:
         """Return the object's fields as plain JSON: ids as 16 hexadecimal digits, no NaN."""

@@ -50,8 +50,9 @@ def trimap(alpha: NDArray[np.float32], low: float, high: float, radius: int) -> 
     Returns:
         ``(H, W)`` uint8 of 0, 128 and 255.
     """
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     result = np.full(alpha.shape, 128, np.uint8)
     for sure, value in ((alpha <= np.float32(low), 0), (alpha >= np.float32(high), 255)):
-        result[cv2.erode(sure.astype(np.uint8), disc) > 0] = value
+        # The distance to the next pixel that isn't sure; as a whole far faster than eroding by a large disc.
+        inside = cv2.distanceTransform(sure.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        result[inside > radius] = value
     return result
