@@ -197,3 +197,19 @@ def test_reviewed_alphas_are_counted(tmp_path):
     assert done.reviewed == 1
     assert "1 alphas are reviewers' corrections" in str(done)
     assert json.loads((tmp_path / "out" / "index.jsonl").read_text())["reviewed"] is True
+
+
+@pytest.mark.parametrize("form", ["webdataset", "trimaps"])
+def test_an_export_to_s3_equals_one_on_disk(tmp_path, s3_server, form):
+    store = fsspec.filesystem("s3")
+    bucket = f"curation-exports-{form}"
+    store.mkdir(bucket)
+    folder = awkward(tmp_path)
+    store.put(f"{folder}/decisions.parquet", f"{bucket}/decisions/decisions.parquet")
+    done = export_accepted(f"s3://{bucket}/decisions", f"s3://{bucket}/out", form)
+    assert done.complete
+    assert json.loads(store.cat(f"{bucket}/out/{MANIFEST}"))["counts"]["objects"] == 12
+    local = tmp_path / "local"
+    export_accepted(folder, str(local), form)
+    for name in set(names(local)) - {MANIFEST}:
+        assert store.cat(f"{bucket}/out/{name}") == (local / name).read_bytes()
