@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import ConfigurationError, ErrorCode
+from pipeline.errors import ConfigurationError, ErrorCode, PipelineError
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.review.schema import REVIEW_COLUMNS, REVIEWS
 from pipeline.review.store import reviews_of
@@ -85,7 +85,7 @@ class Chain:
         Raises:
             ConfigurationError: No run is complete, or a file of reviews is damaged.
             TransientError: The store failed repeatedly while commits were read.
-            OSError: A data file can't be read.
+            PipelineError: A data file can't be read.
         """
         if reviews:
             own = [name for name in columns if name in RECORDS.names]
@@ -95,17 +95,13 @@ class Chain:
             raise ConfigurationError(f"{self.path} holds no complete run")
         if left_out := [name or "the first run" for name in self.runs if name not in complete]:
             _log.warning("%s: not complete, and left out: %s", redact(self.path), ", ".join(left_out))
-        tables = []
-        later = _Later()
-        for run in reversed(complete.values()):
-            dataset = run.dataset()
-            about = dataset.to_table(columns=["record_id", "image_id", "shard", "error_code"])
-            counts = later.leaves(about)
-            later.add(run, about)
-            chosen = None if counts.all() else pc.field("record_id").isin(about["record_id"].filter(pa.array(counts)))
-            wanted = where if chosen is None else chosen if where is None else chosen & where
-            tables.append(dataset.to_table(columns=list(columns), filter=wanted))
-        return pa.concat_tables(reversed(tables))
+        try:
+            return _newest(list(complete.values()), columns, where)
+        except (pa.ArrowException, OSError) as error:
+            raise PipelineError(
+                f"{redact(self.path)}: a data file can't be read ({redact(str(error))}); jobs/runs.py reconcile says "
+                "whether one is missing, and jobs/runs.py redo forgets its records, so that the job makes them anew"
+            ) from None
 
     def _reviewed(self, records: pa.Table, columns: Sequence[str]) -> pa.Table:
         """Lay the reviews that count over records, which have `record_id` and `run_id`."""
@@ -119,6 +115,20 @@ class Chain:
             else:
                 records = records.append_column(REVIEWS.field(name), reviews[name].take(at))
         return records.select(list(columns))
+
+
+def _newest(runs: Sequence[RunDirectory], columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
+    tables = []
+    later = _Later()
+    for run in reversed(runs):
+        dataset = run.dataset()
+        about = dataset.to_table(columns=["record_id", "image_id", "shard", "error_code"])
+        counts = later.leaves(about)
+        later.add(run, about)
+        chosen = None if counts.all() else pc.field("record_id").isin(about["record_id"].filter(pa.array(counts)))
+        wanted = where if chosen is None else chosen if where is None else chosen & where
+        tables.append(dataset.to_table(columns=list(columns), filter=wanted))
+    return pa.concat_tables(reversed(tables))
 
 
 def _corrected(alphas: pa.ChunkedArray, corrections: pa.ChunkedArray, at: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -20,12 +20,10 @@ from pipeline import storage
 from pipeline.curation.config import DecideSettings
 from pipeline.curation.schema import DECISIONS
 from pipeline.curation.strata import columns_of
-from pipeline.errors import PipelineError
 from pipeline.inspection import open_chain
 from pipeline.latest import Chain
 from pipeline.schema import RECORDS
 from pipeline.where import parse
-from sdmatte.urls import redact
 
 VERDICTS = ("accept", "fix", "reject")
 
@@ -134,10 +132,7 @@ def _read(path: str, settings: DecideSettings, *, several: bool) -> View:
     chain = open_chain(path)
     conditions = dict.fromkeys((*settings.accept, *settings.reject))
     columns = _columns(settings, several=several)
-    try:
-        table = chain.records(sorted(columns.union(*map(columns_named, conditions))))
-    except pa.ArrowInvalid as error:
-        raise PipelineError(f"{redact(chain.path)}: a data file is damaged ({error}); see jobs/runs.py redo") from None
+    table = chain.records(sorted(columns.union(*map(columns_named, conditions))))
     row = pa.array(np.arange(len(table)))
     met = {text: _rows_that_meet(table.append_column("row", row), text) for text in conditions}
     table = table.select(sorted(columns))

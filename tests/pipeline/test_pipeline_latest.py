@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.latest import Chain, write
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.review.schema import REVIEW_COLUMNS, REVIEWS
@@ -198,3 +198,11 @@ def test_the_table_shows_reviews_on_request(tmp_path: Path) -> None:
         1: (None, None),
         2: ("reject", "ann"),
     }
+
+
+def test_a_damaged_data_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    run = first(tmp_path, *shard("a", record_rows("a", [1, 2])))
+    (data,) = Path(run.path, "records").glob("*.parquet")
+    data.write_bytes(data.read_bytes()[:-20])
+    with pytest.raises(PipelineError, match=r"data file.*jobs/runs\.py redo"):
+        Chain.open(str(tmp_path)).records(["record_id"])
