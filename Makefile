@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus zoo chaos integration label-studio curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus zoo chaos integration label-studio report-speed curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ label-studio: .venv-label-studio/.installed ## Label Studio in a virtual environ
 
 zoo: $(STAMP) ## bad and unusual inputs between good neighbours, each with its documented code; writes docs/zoo.md
 	$(BIN)/python benchmarks/zoo.py
+
+report-speed: $(STAMP) ## how long people wait for a report of 20 and of 2,000 objects, in a real browser; fails above 3 s
+	$(BIN)/python benchmarks/report_page.py
 
 curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")

@@ -1,6 +1,6 @@
 """The chosen objects with all that the page shows of them: fetched, reduced, and written as sheets of small pictures.
 
-Sheets, not single files: two thousand objects are 250 files, which load from a disk and from an object store as they
+Sheets, not single files: two thousand objects are 500 files, which load from a disk and from an object store as they
 come into view. A sheet holds :data:`PER_SHEET` objects that stand next to each other on the page as it opens.
 """
 
@@ -26,7 +26,8 @@ from sdmatte.images import decode_image
 FOLDER = "pictures"
 """Beside the page: the sheets. Their names hold a hash of their content, so that no cache shows an old one."""
 
-PER_SHEET = 16
+PER_SHEET = 8
+"""Few: in another order than the first, each object on the screen is on a sheet of its own to decode."""
 
 SHOWN = (
     *("record_id", "shard", "image_key", "image_uri", "image_width", "image_height", "image_notes", "prompt_kind"),

@@ -17,13 +17,23 @@ function button(text, label, act) {
   return made;
 }
 
-/** A layer shows its part of a sheet, at whatever size it is drawn. */
+/**
+ * A layer shows its part of a sheet, at whatever size it is drawn. Images, not backgrounds: they load as they come into
+ * view, and are decoded beside the drawing of the page, which does not wait for them.
+ */
 function layer(name, file, sheet, [, x, y, width, height]) {
   const made = element("span", `layer ${name}`);
-  const [across, down] = sheet.size;
-  made.style.backgroundImage = `url("${file}")`;
-  made.style.backgroundSize = `${(100 * across) / width}% ${(100 * down) / height}%`;
-  made.style.backgroundPosition = `${(100 * x) / Math.max(1, across - width)}% ${(100 * y) / Math.max(1, down - height)}%`;
+  const image = element("img");
+  image.alt = "";
+  image.loading = "lazy";
+  image.decoding = "async";
+  image.draggable = false;
+  image.style.width = `${(100 * sheet.size[0]) / width}%`;
+  image.style.height = `${(100 * sheet.size[1]) / height}%`;
+  image.style.left = `${(-100 * x) / width}%`;
+  image.style.top = `${(-100 * y) / height}%`;
+  image.src = file;
+  made.append(image);
   return made;
 }
 
