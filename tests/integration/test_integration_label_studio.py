@@ -167,9 +167,8 @@ def test_the_matte_is_seen_over_the_upright_picture(review: Review, index: int):
     full = (np.array(MATTE_COLOUR) - without) * (alpha / 255)[..., None]
     strength = (change * full).sum() / (full**2).sum()
     off = np.abs(change - strength * full).max(2)
-    print(index, strength, np.quantile(off, [0.5, 0.9, 0.95, 0.98]))
-    assert 0.3 < strength < 1
-    assert np.quantile(off, 0.95) < 8  # lines and points of the prompt are hidden, too
+    assert 0.5 < strength < 0.7  # the editor's own opacity is 0.6
+    assert np.quantile(off, 0.95) < 4  # lines and points of the prompt are hidden, too
 
 
 def test_a_picture_that_is_stored_on_its_side_is_shown_upright(review: Review):
