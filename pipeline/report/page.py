@@ -168,6 +168,7 @@ def _content(run: RunDirectory, summary: Reconciliation, survey: Survey) -> dict
         "kinds": survey.kinds.top(len(("box", "points", "mask")) + 1)[0],
         "codes": sorted(summary.by_code.items(), key=lambda item: (-item[1], item[0])),
         "errors": errors.to_pylist(),
+        "examples": survey.examples,
     }
 
 

@@ -47,7 +47,7 @@ _QUALITIES = 200  # bins of the qualities of one label
 _LABELS = 20_000  # kept apart, at most
 _ROWS = 50_000  # looked at together
 _COLUMNS = [
-    *("record_id", "status", "error_code", "label", "prompt_kind", "labelled_at"),
+    *("record_id", "status", "error_code", "error_message", "label", "prompt_kind", "labelled_at"),
     *("calibration", "calibration_matches", *FEATURES, "__filename"),
 ]
 
@@ -159,6 +159,7 @@ class Survey:
         first: When the first record was made.
         last: When the last one was made.
         since: Records made since the run was resumed for the last time.
+        examples: One message of each error code.
     """
 
     distributions: dict[str, Distribution] = field(default_factory=lambda: {name: Distribution() for name in FEATURES})
@@ -168,6 +169,7 @@ class Survey:
     first: datetime | None = None
     last: datetime | None = None
     since: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, table: pa.Table, resumed_at: datetime | None) -> None:
         """Count records; of `resumed_at` on they are counted in `since`, too."""
@@ -186,6 +188,11 @@ class Survey:
             key = (group["calibration"], group["calibration_matches"]) if group["scored"] else (None, None)
             self.calibrations[key] = self.calibrations.get(key, 0) + group["count_all"]
         self._add_times(table["labelled_at"].drop_null(), resumed_at)
+        errors = table.select(["error_code", "error_message"]).filter(pa.array(~ok))
+        for code in errors["error_code"].unique().drop_null().to_pylist():
+            if code not in self.examples:
+                messages = errors["error_message"].filter(pc.equal(errors["error_code"], code))
+                self.examples[code] = messages[0].as_py() or ""
 
     def _add_times(self, times: pa.ChunkedArray, resumed_at: datetime | None) -> None:
         if not len(times):

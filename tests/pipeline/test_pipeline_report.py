@@ -240,7 +240,7 @@ def test_what_comes_from_the_input_is_escaped(run: RunDirectory, plain: tuple[Ru
     assert all(not key.startswith("on") for _, attributes in page.tags for key in attributes)
     assert "evil.example" not in "".join(str(attributes) for _, attributes in page.tags)
     assert page.cells[-1] == [EVIL, EVIL, EVIL, "image_corrupt", EVIL, EVIL]
-    assert page.text.count(EVIL) == 8, "a fault, two slices and five cells, as text"
+    assert page.text.count(EVIL) == 9, "a fault, two slices, an example and five cells, as text"
     assert len(page.tags) > len(plain[2].tags)
     assert source.lower().count("<script") == 2
     assert source.lower().count("</script") == 2
@@ -257,8 +257,8 @@ def test_errors_are_counted_and_the_first_hundred_listed(run: RunDirectory) -> N
     add_records(run, "bad", "bad.tar", faults)
     _, page, _ = report(run, [*SHARDS, "bad.tar"])
     assert "120 errors" in page.text
-    assert ["image_corrupt", "90", "64.29 %"] in page.cells
-    assert ["prompt_missing", "30", "21.43 %"] in page.cells
+    assert ["image_corrupt", "90", "64.29 %", "why"] in page.cells
+    assert ["prompt_missing", "30", "21.43 %", "why"] in page.cells
     assert "The first 100 of them" in page.text
     assert [row[0] for row in page.cells[-100:]] == [f"k{at}" for at in range(100)]
 
