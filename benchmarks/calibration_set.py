@@ -3,13 +3,16 @@
     python benchmarks/calibration_set.py --out runs/calibration/scenes
 
 Nothing here is in the evaluation set (benchmarks/nano_set.py): seeds are from a range of their own, and backgrounds are
-cut from other pictures. Two scenes in three hold objects of the families that the bundled model was never trained on;
-the families are those of the evaluation set, so docs/quality.md also says what a calibration without them is worth.
+cut from other pictures. Objects of the first half of the scenes have any size; in the other half the main one is at
+least as large as in the evaluation set. Two scenes in three hold objects of the families that the bundled model was
+never trained on; these are also those of the evaluation set, so docs/quality.md says what a calibration is worth for
+families that it has not seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -28,13 +31,15 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for `benchmarks`, when run as a script
 
 from benchmarks.nano_set import FIRST_SEED as EVALUATION_SEED
+from benchmarks.nano_set import LEAST_BOX
 from benchmarks.nano_set import SCENES as EVALUATION_SCENES
+from sdmatte.prompt_sampling import derive_box
 from sdmatte.synthetic.families import FAMILIES, HELD_OUT
-from sdmatte.synthetic.scenes import render_scene
+from sdmatte.synthetic.scenes import Scene, render_scene
 
 Pixels = NDArray[np.uint8]
 
-SCENES = 800
+SCENES = 1600
 FIRST_SEED = 12_000_000
 """Seed of the first scene; the evaluation set tries a few thousand seeds from 9,000,000 on."""
 
@@ -75,28 +80,32 @@ def write(out: Path, scenes: int = SCENES, workers: int = 1) -> int:
         (out / name).mkdir(parents=True, exist_ok=True)
     # Not forked: the children would inherit locks of the numeric libraries' threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        found = [each for objects in pool.map(partial(draw, out), range(scenes), chunksize=4) for each in objects]
+        drawn = pool.map(partial(draw, out, scenes), range(scenes), chunksize=4)
+        found = [each for objects in drawn for each in objects]
     (out / "transparent.txt").write_text("".join(f"{key}\n" for key, _, transparent in found if transparent))
     (out / INDEX).write_text(json.dumps({key: family for key, family, _ in found}, indent=0) + "\n")
     return len(found)
 
 
-def draw(out: Path, index: int) -> list[tuple[str, str, bool]]:
+def draw(out: Path, scenes: int, index: int) -> list[tuple[str, str, bool]]:
     """Draw one scene into files: half of them with one object, others with up to three.
 
     Args:
         out: Folder with `image/` and `alpha/`.
+        scenes: How many the set has.
         index: Of the scene.
 
     Returns:
         Key, family and transparency of each object.
     """
     cv2.setNumThreads(1)
+    height, width = SIZES[index // 2 % len(SIZES)]
     families = tuple(sorted(FAMILIES if index % 3 == 2 else HELD_OUT))
     count = (1, 1) if index % 2 else (1, 3)
-    scene = render_scene(
-        FIRST_SEED + index, *SIZES[index // 2 % len(SIZES)], families=families, count=count, photos=_photos()
-    )
+    for seed in itertools.count(FIRST_SEED + index, scenes):  # no two scenes try the same seed
+        scene = render_scene(seed, height, width, families=families, count=count, photos=_photos())
+        if index < scenes // 2 or _main_box(scene) >= LEAST_BOX * height * width:
+            break
     stem = f"scene-{index:04}"
     _save(out / "image" / f"{stem}.png", scene.image)
     found = []
@@ -106,6 +115,12 @@ def draw(out: Path, index: int) -> list[tuple[str, str, bool]]:
             _save(out / "alpha" / f"{key}.png", np.rint(each.alpha * 255).astype(np.uint8))
             found.append((key, each.family, each.transparent))
     return found
+
+
+def _main_box(scene: Scene) -> float:
+    """Return the area of the box around the largest object (unit: pixel)."""
+    box = derive_box(max((each.alpha for each in scene.objects), key=lambda alpha: float(alpha.sum())))
+    return (box.x1 - box.x0) * (box.y1 - box.y0)
 
 
 def _save(path: Path, pixels: Pixels) -> None:

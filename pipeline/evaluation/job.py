@@ -105,7 +105,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Model:
+class Labelled:
+    """A model's run over all prompts.
+
+    Attributes:
+        method: What the model is called in tables.
+        source: Its source, as of `model.source`.
+        run: The run.
+    """
+
     method: str
     source: str
     run: RunDirectory
@@ -118,17 +126,8 @@ def evaluate(settings: Settings) -> Outcome:
         ConfigurationError: Something must be changed first: a folder, a model, the runs' configuration.
         PipelineError: A run or a scoring process stopped; the same command goes on.
     """
-    _check(settings)
-    listings = [find_cases(dataset) for dataset in settings.datasets]
-    cases = [case for listing in listings for case in listing.cases[: settings.limit]]
-    derive = partial(prompt_case, kinds=settings.kinds, seed=settings.seed)
-    prompted = list(mapped(derive, cases, settings.processes))
-    faults = [fault for listing in listings for fault in listing.faults]
-    faults += [fault for each in prompted for fault in each.faults]
-    if not any(each.prompts for each in prompted):
-        raise ConfigurationError("no object has a prompt; the first fault: " + str(faults[0] if faults else "none"))
-
-    models = _label_all(settings, prompted)
+    listings, prompted, faults = prompt_all(settings)
+    models = label_all(settings, prompted)
     rows = [row for row in mapped(score, _tasks(settings, prompted, models), settings.processes) if row]
     ordered = _in_given_order(rows, [listing.dataset.title for listing in listings])
     outcome = Outcome(
@@ -140,6 +139,27 @@ def evaluate(settings: Settings) -> Outcome:
     files = _write(settings, listings, models, rows, outcome)
     files += _draw_worst(settings, prompted, models, rows)
     return Outcome(outcome.table, outcome.faults, outcome.notes, outcome.errors, tuple(files))
+
+
+def prompt_all(settings: Settings) -> tuple[list[Listing], list[PromptedCase], list[Fault]]:
+    """List the objects of all sets and derive their prompts.
+
+    Returns:
+        The sets' listings, the objects with their prompts, and all faults of both.
+
+    Raises:
+        ConfigurationError: A set or an option must be changed first, or no object has a prompt.
+    """
+    _check(settings)
+    listings = [find_cases(dataset) for dataset in settings.datasets]
+    cases = [case for listing in listings for case in listing.cases[: settings.limit]]
+    derive = partial(prompt_case, kinds=settings.kinds, seed=settings.seed)
+    prompted = list(mapped(derive, cases, settings.processes))
+    faults = [fault for listing in listings for fault in listing.faults]
+    faults += [fault for each in prompted for fault in each.faults]
+    if not any(each.prompts for each in prompted):
+        raise ConfigurationError("no object has a prompt; the first fault: " + str(faults[0] if faults else "none"))
+    return listings, prompted, faults
 
 
 def _check(settings: Settings) -> None:
@@ -157,8 +177,13 @@ def _check(settings: Settings) -> None:
 # --- labelling -------------------------------------------------------------------------------------------------------
 
 
-def _label_all(settings: Settings, prompted: Sequence[PromptedCase]) -> list[_Model]:
-    """Run the pipeline once per model, over all prompts of all sets."""
+def label_all(settings: Settings, prompted: Sequence[PromptedCase]) -> list[Labelled]:
+    """Run the pipeline once per model, over all prompts of all sets; runs that are there are used again.
+
+    Raises:
+        ConfigurationError: Something must be changed first: a model, the runs' configuration.
+        PipelineError: A run stopped; the same call goes on.
+    """
     content = manifest(prompted)
     digest = hashlib.sha256(content).hexdigest()[:12]
     file = settings.out / f"prompts-{digest}.jsonl"  # its content never changes: runs are continued by their input
@@ -174,7 +199,7 @@ def _label_all(settings: Settings, prompted: Sequence[PromptedCase]) -> list[_Mo
         found.append((source, summary.run))
     names = [str(run.info["model"]["name"]) for _, run in found]
     return [
-        _Model(name if names.count(name) == 1 else f"{name} [{redact(source)}]", source, run)
+        Labelled(name if names.count(name) == 1 else f"{name} [{redact(source)}]", source, run)
         for name, (source, run) in zip(names, found, strict=True)
     ]
 
@@ -203,7 +228,7 @@ def _weights_state(source: str) -> list[tuple[str, int, int]]:
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def _tasks(settings: Settings, prompted: Sequence[PromptedCase], models: Sequence[_Model]) -> Iterator[ScoreTask]:
+def _tasks(settings: Settings, prompted: Sequence[PromptedCase], models: Sequence[Labelled]) -> Iterator[ScoreTask]:
     """Yield one task per object, kind of prompt and method; prompts that a run has no record of, too."""
     for model in models:
         missing = {prompt_id(each.case, kind): (each, kind) for each in prompted for kind in each.prompts}
@@ -219,7 +244,7 @@ def _tasks(settings: Settings, prompted: Sequence[PromptedCase], models: Sequenc
                 yield ScoreTask(each.case, kind, native, baseline, baseline=baseline)
 
 
-def _task(model: _Model, each: PromptedCase, kind: Kind, record: dict[str, Any] | None) -> ScoreTask:
+def _task(model: Labelled, each: PromptedCase, kind: Kind, record: dict[str, Any] | None) -> ScoreTask:
     alpha = record and record["alpha"] and record["alpha"]["bytes"]
     error = (record["error_code"], record["error_message"]) if record and record["status"] == "error" else None
     return ScoreTask(each.case, kind, each.prompts[kind], model.method, alpha=alpha or None, error=error)
@@ -262,7 +287,7 @@ def _listed(faults: Sequence[Fault], most: int = 20) -> str:
 def _write(
     settings: Settings,
     listings: Sequence[Listing],
-    models: Sequence[_Model],
+    models: Sequence[Labelled],
     rows: list[dict[str, Any]],
     outcome: Outcome,
 ) -> list[Path]:
@@ -300,7 +325,7 @@ def _write(
 
 
 def _draw_worst(
-    settings: Settings, prompted: Sequence[PromptedCase], models: Sequence[_Model], rows: list[dict[str, Any]]
+    settings: Settings, prompted: Sequence[PromptedCase], models: Sequence[Labelled], rows: list[dict[str, Any]]
 ) -> list[Path]:
     """Write a contact sheet per method."""
     by_id = {prompt_id(each.case, kind): (each, kind) for each in prompted for kind in each.prompts}

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config import LabelConfig
 from pipeline.provenance import ModelIdentity
-from pipeline.quality.calibration import SECOND, choose, quality
+from pipeline.quality.calibration import choose, quality
+from pipeline.quality.inputs import SECOND
 
 
 @dataclass(frozen=True)

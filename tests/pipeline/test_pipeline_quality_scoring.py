@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.provenance import ModelIdentity
-from pipeline.quality.calibration import Calibration, Content, Curve, Feature, Origin, Second, Tree, encoded
+from pipeline.quality.calibration import Calibration
+from pipeline.quality.calibration_file import Content, Curve, Feature, Origin, Second, Tree, encoded
 from pipeline.quality.scoring import Score, Scorer
 from support.run_rows import label_config
 
