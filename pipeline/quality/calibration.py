@@ -97,7 +97,7 @@ class _Nodes:
 
     roots: NDArray[np.int32]  # (T,)
     feature: NDArray[np.int32]  # (K,), 0 for leaves
-    threshold: NDArray[np.float64]
+    threshold: NDArray[np.float32]  # of the inputs' precision: what is written in decimals must split like the number
     children: NDArray[np.int32]  # (K, 2); leaves lead to themselves
     value: NDArray[np.float64]
     depth: int
@@ -116,7 +116,7 @@ class _Nodes:
         return cls(
             roots,
             np.maximum(feature, 0),
-            np.array([value for tree in content.trees for value in tree.threshold], np.float64),
+            np.array([value for tree in content.trees for value in tree.threshold], np.float32),
             np.stack(sides, axis=1).astype(np.int32) if sizes else np.zeros((0, 2), np.int32),
             np.array([value for tree in content.trees for value in tree.value], np.float64),
             max((_depth(tree) for tree in content.trees), default=0),

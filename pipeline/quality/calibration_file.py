@@ -12,7 +12,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.quality.inputs import INPUTS
 from sdmatte.urls import redact
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Version of the file's form."""
 
 MAX_BYTES = 4_000_000
