@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import ConfigurationError, ErrorCode, PipelineError
+from pipeline.errors import ConfigurationError, ErrorCode
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.review.schema import REVIEW_COLUMNS, REVIEWS
 from pipeline.review.store import reviews_of
+from pipeline.row_groups import readable
 from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.where import parse
@@ -95,13 +96,8 @@ class Chain:
             raise ConfigurationError(f"{self.path} holds no complete run")
         if left_out := [name or "the first run" for name in self.runs if name not in complete]:
             _log.warning("%s: not complete, and left out: %s", redact(self.path), ", ".join(left_out))
-        try:
+        with readable(self.path):
             return _newest(list(complete.values()), columns, where)
-        except (pa.ArrowException, OSError) as error:
-            raise PipelineError(
-                f"{redact(self.path)}: a data file can't be read ({redact(str(error))}); jobs/runs.py reconcile says "
-                "whether one is missing, and jobs/runs.py redo forgets its records, so that the job makes them anew"
-            ) from None
 
     def _reviewed(self, records: pa.Table, columns: Sequence[str]) -> pa.Table:
         """Lay the reviews that count over records, which have `record_id` and `run_id`."""
@@ -115,6 +111,27 @@ class Chain:
             else:
                 records = records.append_column(REVIEWS.field(name), reviews[name].take(at))
         return records.select(list(columns))
+
+
+def counting(table: pa.Table) -> NDArray[np.bool_]:
+    """Choose, over several outputs, which record counts.
+
+    Of records with one id the one labelled last; of those labelled at the same time that of the output named last.
+
+    Args:
+        table: Records with `record_id` and `labelled_at`: those that count in each output (:meth:`Chain.records`), in
+            the order in which the outputs were named. Filter by other columns afterwards, or a record that another
+            one stands for may be taken.
+
+    Returns:
+        ``(N,)`` bool: one row of each id.
+    """
+    ids = table["record_id"].to_numpy()
+    labelled = pc.fill_null(pc.cast(table["labelled_at"], pa.int64()), np.iinfo(np.int64).min).to_numpy()
+    order = np.lexsort((labelled, ids))  # stable: of equal ones that of the output named last comes last
+    counts = np.ones(len(table), np.bool_)
+    counts[order[:-1][ids[order][1:] == ids[order][:-1]]] = False
+    return counts
 
 
 def _newest(runs: Sequence[RunDirectory], columns: Sequence[str], where: pc.Expression | None) -> pa.Table:

@@ -23,11 +23,12 @@ from pipeline import storage
 from pipeline.curation.exports.base import ExportSettings, Form, Made, Subject
 from pipeline.curation.schema import Decision
 from pipeline.curation.selected import Fault, SelectedImage, SelectedObject, Selection
-from pipeline.curation.upright import Upright, upright
 from pipeline.errors import BadInputError, ConfigurationError
+from pipeline.folders import require_empty
 from pipeline.ids import show
 from pipeline.originals import Unavailable
 from pipeline.provenance import code_version, library_versions
+from pipeline.upright import Upright, upright
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
 
@@ -128,8 +129,7 @@ def export_accepted(
         raise ConfigurationError(f"unknown form {form!r}: choose one of {', '.join(_FORMS)}")
     settings = settings or ExportSettings()
     out = storage.absolute(out)
-    if storage.list_files(out, pattern=False):
-        raise ConfigurationError(f"{redact(out)} is not empty: choose a new folder, or delete what is there")
+    require_empty(out, "the export")
     selection = Selection.open(decisions, decision, where)
     if not len(selection) and not selection.faults:
         besides = f" and {where}" if where else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from typing import Any
@@ -15,16 +16,13 @@ from pipeline import storage
 from pipeline.curation.config import DecideSettings
 from pipeline.curation.decide import Decided, decide, reasons
 from pipeline.curation.images import Groups, group_images, hexadecimal
-from pipeline.curation.schema import DECISIONS, DECISIONS_FILE, Decision
+from pipeline.curation.schema import CURATION_FILE, DECISIONS, DECISIONS_FILE, Decision
 from pipeline.curation.strata import Strata, stratify
 from pipeline.curation.summary import Curated, figures
 from pipeline.curation.view import View, read_view
-from pipeline.errors import ConfigurationError
+from pipeline.folders import require_empty
 from pipeline.provenance import code_version
 from sdmatte.urls import redact
-
-CURATION_FILE = "curation.json"
-"""Beside the decisions: settings, runs and counts."""
 
 _ORDER: tuple[Decision, ...] = ("accept", "reject", "review")  # as text is sorted
 _ROWS_AT_ONCE = 2**16
@@ -64,6 +62,7 @@ def curate(settings: DecideSettings) -> Curated:
         "runs": list(view.runs),
         "superseded_records": view.superseded,
         **found.to_dict(),
+        "decisions_sha256": hashlib.sha256(content).hexdigest(),
         "code": code_version(),
     }
     storage.write_bytes_atomic(storage.join(out, DECISIONS_FILE), content)
@@ -76,10 +75,7 @@ def _check_folder(out: str) -> None:
     """Refuse a folder that holds something, but nothing of ours."""
     if any(storage.exists(storage.join(out, name)) for name in (CURATION_FILE, DECISIONS_FILE)):
         return
-    if storage.list_files(out, pattern=False):
-        raise ConfigurationError(
-            f"{redact(out)} holds files, but no {CURATION_FILE}: choose an empty or new folder as --out"
-        )
+    require_empty(out, "a curation")
 
 
 def _parquet(view: View, groups: Groups, strata: Strata, decided: Decided) -> tuple[bytes, int]:

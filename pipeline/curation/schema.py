@@ -11,6 +11,9 @@ Decision = Literal["accept", "review", "reject"]
 DECISIONS_FILE = "decisions.parquet"
 """In the folder that jobs/curate.py writes."""
 
+CURATION_FILE = "curation.json"
+"""Beside the decisions, written last: settings, runs and counts, and the decisions' SHA-256."""
+
 
 def _column(name: str, kind: pa.DataType, description: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": description})

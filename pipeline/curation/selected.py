@@ -1,12 +1,11 @@
 """The objects that decisions chose, with alphas and originals, one image after the other.
 
-Memory: about 100 bytes per chosen object and the URI of each image, :data:`pipeline.curation.row_groups.CACHE_BYTES`
+Memory: about 100 bytes per chosen object and the URI of each image, :data:`pipeline.row_groups.CACHE_BYTES`
 of records, and what the caller keeps.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,26 +14,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.fs
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.curation.row_groups import RowGroups
-from pipeline.curation.schema import DECISIONS, DECISIONS_FILE, Decision
+from pipeline.curation.decisions import read_curation, read_decisions
+from pipeline.curation.schema import Decision
 from pipeline.errors import BadInputError, ConfigurationError, ErrorCode
 from pipeline.ids import key_hash, show
 from pipeline.latest import Chain
 from pipeline.masks import decode_png
 from pipeline.originals import Unavailable, read_originals, split_member
 from pipeline.review.store import reviews_of
+from pipeline.row_groups import RESTORE, RowGroups, parquet_dataset
 from pipeline.runs import RunDirectory
 from pipeline.schema import RECORDS
 from pipeline.where import parse
 from sdmatte.urls import redact
 
-_DECIDED = ["record_id", "output", "run_id", "decision"]
 _PLANNED = ["record_id", "image_id", "image_uri", "label", "status"]
 _REVIEWED = ["record_id", "reviewed_run_id", "reviewed_at", "run_id", "edited_pixels"]
 _ALPHA = pa.schema([RECORDS.field("alpha")])
@@ -177,8 +173,8 @@ class Selection:
         """
         self = cls(decision)
         condition = None if where is None else parse(where)
-        chosen = _read_decisions(decisions, decision)
-        self.curation = _read_curation(decisions)
+        chosen = read_decisions(decisions, decision, ["record_id", "output", "run_id"])
+        self.curation = read_curation(decisions)
         tables: list[pa.Table] = []
         for output in sorted(pc.unique(chosen["output"]).to_pylist()):
             of_output = chosen.filter(pc.equal(chosen["output"], output))
@@ -248,8 +244,8 @@ class Selection:
         for name in sorted(set(reviews["run_id"].to_pylist())):
             counting = reviews.filter(pc.equal(reviews["run_id"], name)).to_pylist()
             wanted = {row["record_id"]: (row["reviewed_run_id"], row["reviewed_at"]) for row in counting}
-            file = _dataset(storage.join(output, f"{name}.parquet"))
-            for _, table in self._rows.add(file, np.sort(np.fromiter(wanted, np.int64)), _REVIEWED):
+            file = parquet_dataset(storage.join(output, f"{name}.parquet"))
+            for _, table in self._rows.add(file, np.sort(np.fromiter(wanted, np.int64)), _REVIEWED, cure=RESTORE):
                 for row in table.to_pylist():
                     if wanted[row["record_id"]] == (row["reviewed_run_id"], row["reviewed_at"]):
                         places[row["record_id"]] = row["group"], row["row"]
@@ -302,33 +298,3 @@ class Selection:
         if corrected:
             record |= self._rows.row(place["alpha_group"], place["alpha_row"], _ALPHA)
         return SelectedObject(record, self.decision, corrected)
-
-
-def _read_decisions(folder: str, decision: Decision) -> pa.Table:
-    uri = storage.join(folder, DECISIONS_FILE)
-    try:
-        with storage.open_stream(uri) as stream:
-            table = pq.ParquetFile(stream).read(_DECIDED, use_threads=False).select(_DECIDED)
-        table = table.cast(pa.schema([DECISIONS.field(name) for name in _DECIDED]))
-        chosen = table.filter(pc.equal(table["decision"], decision)).drop_columns("decision")
-    except storage.NotFoundError:
-        raise ConfigurationError(f"{redact(uri)} isn't there: decide first, with jobs/curate.py") from None
-    except (pa.ArrowException, KeyError) as error:
-        raise ConfigurationError(f"{redact(uri)} holds no decisions, or is damaged ({error})") from None
-    if len(pc.unique(chosen["record_id"])) != len(chosen):
-        raise ConfigurationError(f"{redact(uri)} decides twice on one record_id; write it with jobs/curate.py")
-    return chosen
-
-
-def _read_curation(folder: str) -> dict[str, Any] | None:
-    try:
-        content = json.loads(storage.read_bytes(storage.join(folder, "curation.json")))
-    except (storage.NotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _dataset(uri: str) -> ds.Dataset:
-    filesystem, path = storage.filesystem(uri)
-    handler = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
-    return ds.dataset([path], format="parquet", filesystem=handler)

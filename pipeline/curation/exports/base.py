@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.curation.selected import SelectedImage, SelectedObject, Selection
-from pipeline.curation.upright import Upright
 from pipeline.errors import ConfigurationError
 from pipeline.ids import show
 from pipeline.storage_faults import retried
+from pipeline.upright import Upright
 
 MIB = 2**20
 

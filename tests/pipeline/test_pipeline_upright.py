@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.curation.upright import upright
+from pipeline.upright import upright
 from sdmatte.errors import ImageError
 from sdmatte.images import decode_image
 from support.image_bytes import encode

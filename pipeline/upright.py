@@ -7,14 +7,19 @@ or CMYK.
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.errors import BadInputError, ErrorCode
 from sdmatte.images import ImageInfo, decode_image, probe_image
+from sdmatte.urls import redact
 
 JPEG_QUALITY = 95
 """Of JPEGs that have to be encoded again; without subsampling of colours."""
@@ -35,6 +40,7 @@ class Upright:
         notes: What decoding did (:mod:`sdmatte.images`), and ``reencoded_jpeg`` or ``reencoded_png``; the latter
             loses nothing but what the other notes say.
         pixels: ``(H, W, 3)`` uint8 RGB, where asked for.
+        sha256: Of the original's bytes, hexadecimal.
     """
 
     data: bytes
@@ -43,6 +49,30 @@ class Upright:
     height: int
     notes: tuple[str, ...]
     pixels: NDArray[np.uint8] | None
+    sha256: str
+
+    def check_unchanged(self, record: Mapping[str, Any]) -> None:
+        """Refuse an original that isn't any more the file that a record's alpha was made of.
+
+        Args:
+            record: With `image_sha256`, `image_width`, `image_height` and `image_uri`; what is null isn't compared.
+
+        Raises:
+            BadInputError: ``image_corrupt``: its bytes are others; ``prompt_frame_mismatch``: its size is another.
+        """
+        name = redact(record["image_uri"] or "the image")
+        size = (record["image_width"] or self.width, record["image_height"] or self.height)
+        if size != (self.width, self.height):
+            raise BadInputError(
+                ErrorCode.PROMPT_FRAME_MISMATCH,
+                f"{name} has {self.width} x {self.height} pixels now, its record {size[0]} x {size[1]}: it has "
+                "changed since; label it again",
+            )
+        if record["image_sha256"] not in (None, self.sha256):
+            raise BadInputError(
+                ErrorCode.IMAGE_CORRUPT,
+                f"{name} has changed since its alpha was made (SHA-256): label it again",
+            )
 
 
 def upright(data: bytes, max_pixels: int, *, pixels: bool = False, file: bool = True) -> Upright:
@@ -63,15 +93,16 @@ def upright(data: bytes, max_pixels: int, *, pixels: bool = False, file: bool = 
     info = probe_image(data, max_pixels=max_pixels)
     decoded = decode_image(data, max_pixels=max_pixels)
     wanted = decoded.pixels if pixels else None
+    sha256 = hashlib.sha256(data).hexdigest()
     if not file or _is_plain(data, info):
         suffix = _SUFFIXES.get(info.format, info.format.lower())
-        return Upright(data, suffix, info.width, info.height, info.notes, wanted)
+        return Upright(data, suffix, info.width, info.height, info.notes, wanted, sha256)
     target = "JPEG" if info.format == "JPEG" else "PNG"
     buffer = io.BytesIO()
     options = {"quality": JPEG_QUALITY, "subsampling": 0} if target == "JPEG" else {}
     Image.fromarray(decoded.pixels).save(buffer, target, **options)
     notes = (*info.notes, f"reencoded_{target.lower()}")
-    return Upright(buffer.getvalue(), _SUFFIXES[target], info.width, info.height, notes, wanted)
+    return Upright(buffer.getvalue(), _SUFFIXES[target], info.width, info.height, notes, wanted, sha256)
 
 
 def _is_plain(data: bytes, info: ImageInfo) -> bool:

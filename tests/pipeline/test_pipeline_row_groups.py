@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.curation.row_groups import RowGroups
+from pipeline.row_groups import RowGroups
 
 SCHEMA = pa.schema([("record_id", pa.int64()), ("label", pa.string()), ("alpha", pa.binary())])
 
