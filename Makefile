@@ -10,10 +10,10 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano ablation train-nano corpus zoo chaos integration label-studio report-speed curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano calibrate-nano score-report ablation train-nano corpus zoo chaos integration label-studio report-speed curves lint types format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter that .venv is made from, DEMO_OUT=folder the demo's output."
 
@@ -36,6 +36,15 @@ parity: $(STAMP) ## deviation from the reference outputs; fails above 1e-4
 
 eval-nano: $(STAMP) ## the bundled model (or MODEL=folder) on held-out scenes and photographs; fails where a target is missed
 	$(BIN)/python benchmarks/nano.py --model "$(MODEL)"
+
+calibrate-nano: $(STAMP) ## the bundled calibrations anew, on drawn scenes (about 20 minutes on two cores); writes pipeline/calibrations
+	test -e runs/calibration/scenes/objects.json || $(BIN)/python benchmarks/calibration_set.py --out runs/calibration/scenes
+	$(BIN)/python jobs/calibrate.py --data folder=runs/calibration/scenes --model sdmatte-nano \
+	    --work runs/calibration/work --out pipeline/calibrations/sdmatte-nano-flip.json \
+	    --single pipeline/calibrations/sdmatte-nano.json quality.second=flip workers.actors=2 workers.cpus_per_actor=1
+
+score-report: $(STAMP) ## scores of the bundled model against true errors; fails where a target is missed
+	$(BIN)/python benchmarks/scores.py
 
 ablation: $(STAMP) ## train a small model with all parts, and one without each; fails unless every part helps
 	$(BIN)/python benchmarks/ablation.py --out runs/ablation/ablation.json

@@ -196,7 +196,7 @@ def _tree(tree: Any, rate: float) -> Tree:
 
 
 def _rounded_down(values: Values) -> NDArray[np.float32]:
-    """Return the greatest numbers of single precision that are not above: they split inputs of that precision alike."""
+    """Return the greatest numbers of single precision that are not above: they split such inputs alike."""
     near = values.astype(np.float32)
     return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
 
