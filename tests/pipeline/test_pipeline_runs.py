@@ -64,7 +64,7 @@ def test_a_new_run_describes_itself(tmp_path: Path) -> None:
     assert "secret" not in json.dumps(held)
     assert held["config_hash"] == config.matte_hash()
     identity = {"name": "sdmatte-mini", "weights_sha256": "ab" * 32, "precision": "float32", "input_size": 64}
-    assert held["model"] == identity
+    assert held["model"] == {**identity, "second_weights_sha256": None, "second_size": None}
     assert held["code"]["version"]
     assert held["libraries"]["python"]
     assert held["started_at"].endswith("+00:00")
