@@ -88,7 +88,7 @@ class Rematter:
 
         Raises:
             BadInputError: The image can't be decoded or has another size, the corrected mask is empty, or the model
-                fails on it.
+                fails on it, for whatever reason.
         """
         old = decode_alpha(alpha)
         full = np.iinfo(old.dtype).max
@@ -98,6 +98,8 @@ class Rematter:
             matte = self._model(pixels, prompt, dtype="float32")
         except SDMatteError as error:
             raise BadInputError(_code(error), f"not matted again: {error}") from None
+        except Exception as error:  # noqa: BLE001 - of torch: one object must not cost what the others were given
+            raise BadInputError(ErrorCode.MODEL_FAILED, f"not matted again: {_failure(error)}") from None
         new = quantise(matte, "uint16" if old.dtype == np.uint16 else "uint8")
         weight = _weights(corrected.edited)
         blended = np.rint(weight * new + (1 - weight) * corrected.pixels).astype(old.dtype)
@@ -108,6 +110,13 @@ def _weights(edited: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return how much of the new matte is taken: 1 where edited, falling to 0 at :data:`MARGIN` pixels from there."""
     distance = cv2.distanceTransform((~edited).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.clip(1 - distance.astype(np.float64) / MARGIN, 0, 1)
+
+
+def _failure(error: Exception) -> str:
+    from pipeline.stages.hazards import is_out_of_memory
+
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return f"no memory left for it ({reason})" if is_out_of_memory(error) else f"the model failed ({reason})"
 
 
 def _code(error: SDMatteError) -> ErrorCode:

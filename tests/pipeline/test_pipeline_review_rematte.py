@@ -20,15 +20,16 @@ from support.review_run import SIZE, picture, soft_alpha
 class Flat:
     """A model that finds the same alpha everywhere, and keeps what it was asked."""
 
-    def __init__(self, alpha: float) -> None:
+    def __init__(self, alpha: float, error: Exception | None = None) -> None:
         self.alpha = alpha
+        self.error = error
         self.asked: Mask | None = None
 
     def __call__(self, image: NDArray[np.uint8], prompt: Mask, *, dtype: str) -> NDArray[np.float32]:
         prompt.validate(image.shape[1], image.shape[0])
         self.asked = prompt
-        if np.isnan(self.alpha):
-            raise SDMatteError("computed NaN")
+        if self.error is not None:
+            raise self.error
         return np.full(image.shape[:2], self.alpha, np.float32)
 
 
@@ -93,9 +94,27 @@ def test_faults_say_that_it_was_not_matted_again(tmp_path: Path, image: bytes) -
     cases = [
         (Flat(1), everything, image, ErrorCode.PROMPT_EMPTY_MASK),
         (Flat(1), some, b"no", ErrorCode.IMAGE_UNSUPPORTED),
-        (Flat(np.nan), some, image, ErrorCode.MODEL_FAILED),
+        (Flat(1, SDMatteError("computed NaN")), some, image, ErrorCode.MODEL_FAILED),
     ]
     for model, corrected, data, code in cases:
         with pytest.raises(BadInputError, match="not matted again") as caught:
             again(model, old, corrected, data)
         assert caught.value.code == code
+
+
+def test_whatever_the_model_raises_is_a_fault_of_this_object_alone(image: bytes) -> None:
+    import torch
+
+    old = soft_alpha(3)
+    corrected = edited(old, (slice(0, 3), slice(0, 4)))
+    cases = [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"), "no memory left for it"),
+        (MemoryError(), "no memory left for it"),
+        (RuntimeError("CUDA error: an illegal memory access"), "the model failed .CUDA error"),
+        (ValueError(), "the model failed .ValueError"),
+    ]
+    for error, words in cases:
+        with pytest.raises(BadInputError, match=f"not matted again: {words}") as caught:
+            again(Flat(1, error), old, corrected, image)
+        assert caught.value.code == ErrorCode.MODEL_FAILED
+        assert "\n" not in str(caught.value)
