@@ -26,7 +26,7 @@ from pipeline.review.items import Returned, ReturnFault
 from pipeline.review.merge import Merged, merge
 from pipeline.review.rematte import Rematters
 from pipeline.review.schema import REVIEWS
-from pipeline.review.store import ReviewKey, known_reviews, review_alpha, write_reviews
+from pipeline.review.store import ReviewKey, known_reviews, shown_reviews, write_reviews
 from sdmatte.urls import redact
 
 _BATCH = 32  # objects whose records are looked up together
@@ -89,7 +89,6 @@ class _Output:
 
     @classmethod
     def open(cls, path: str) -> _Output:
-        path = storage.absolute(path)
         chain = open_chain(path)
         if not chain.complete():
             raise ConfigurationError(f"{redact(path)} holds no complete run: finish it first, with the same command")
@@ -111,13 +110,44 @@ class _Output:
     def records(self, batch: Sequence[Returned]) -> Iterator[tuple[tuple[int, str], dict[str, Any]]]:
         """Yield what was shown, by record_id and run_id: records, or corrected ones of earlier imports."""
         wanted = {(each.record_id, each.run_id) for each in batch}
+        counting: dict[int, str] = {}  # the rows of the latest run come last
         for row in self.finder.find({number for number, _ in wanted}):
-            key = (row["record_id"], str(row["run_id"]))
-            if key in wanted and row["status"] == "ok":
-                yield key, row | {"reviewed_run_id": row["run_id"]}
-        for number, run_id in wanted:
-            if (review := review_alpha(self.path, run_id, number)) is not None:
-                yield (number, run_id), review
+            if row["status"] == "ok":
+                key = (row["record_id"], str(row["run_id"]))
+                counting[key[0]] = key[1]
+                if key in wanted:
+                    yield key, row | {"reviewed_run_id": row["run_id"]}
+        yield from shown_reviews(self.path, wanted, counting)
+
+
+@dataclass
+class _Correction:
+    """What came back of one object, and what becomes of it."""
+
+    returned: Returned
+    output: _Output
+    record: dict[str, Any]
+    key: ReviewKey
+    merged: Merged
+    columns: dict[str, Any] = field(default_factory=lambda: {"rematted": False})
+
+    def row(self, reviewer: str | None) -> dict[str, Any]:
+        each = self.returned
+        return (
+            self.record
+            | {
+                "alpha": {"bytes": self.merged.png, "path": None},
+                "shown_run_id": each.run_id,
+                "verdict": each.verdict,
+                "reviewer": each.reviewer or reviewer,
+                "reviewed_at": self.key.reviewed_at,
+                "review_tool": each.tool,
+                "review_id": self.key.review_id,
+                "review_comment": each.comment,
+                "edited_pixels": self.merged.edited_pixels,
+            }
+            | self.columns
+        )
 
 
 def import_reviews(
@@ -140,9 +170,10 @@ def import_reviews(
     Raises:
         ConfigurationError: An output is none, or can't be written to.
         TransientError: The store failed repeatedly; what was written is known, and the same import goes on.
-        OSError: A data file can't be read.
+        PipelineError: A data file can't be read.
     """
-    importer = _Importer([_Output.open(path) for path in dict.fromkeys(outputs)], rematter, reviewer, dry_run)
+    paths = dict.fromkeys(storage.absolute(path).rstrip("/") for path in outputs)
+    importer = _Importer([_Output.open(path) for path in paths], rematter, reviewer, dry_run)
     for batch in _batches(returned, importer.done):
         importer.take(batch)
     importer.flush()
@@ -167,16 +198,20 @@ class _Importer:
         for output in self.outputs:
             for key, record in dict(output.records(batch)).items():
                 shown.setdefault(key, []).append((output, record))
-        images = self._images(batch, shown)
+        corrections = []
         for each in batch:
             holders = shown.get((each.record_id, each.run_id), [])
             try:
-                if len(holders) == 1:
-                    self._one(each, *holders[0], images)
-                else:
+                if len(holders) != 1:
                     self._fault(each, _not_one(holders))
+                elif (correction := self._merge(each, *holders[0])) is not None:
+                    corrections.append(correction)
             except BadInputError as error:
                 self._fault(each, str(error))
+        if self._rematter is not None and not self._dry_run:
+            self._matte_again([each for each in corrections if each.merged.edited_pixels], self._rematter)
+        for correction in corrections:
+            self._add(correction)
         if self._bytes > _FILE_BYTES:
             self.flush()
 
@@ -190,76 +225,54 @@ class _Importer:
             output.rows.clear()
         self._bytes = 0
 
-    def _one(
-        self, each: Returned, output: _Output, record: dict[str, Any], images: dict[str, bytes | Unavailable]
-    ) -> None:
+    def _merge(self, each: Returned, output: _Output, record: dict[str, Any]) -> _Correction | None:
+        """Return what is to be imported of an object; None where that is nothing, which is counted."""
         key = _key(each)
         if key in output.known:
             self.done.known += 1
-            return
-        alpha = record["alpha"]["bytes"]
-        corrected = merge(alpha, each)
-        if not (corrected.edited_pixels or each.verdict or each.comment or each.reviewer or each.reviewed_at):
+            return None
+        merged = merge(record["alpha"]["bytes"], each)
+        if not (merged.edited_pixels or each.verdict or each.comment or each.reviewer or each.reviewed_at):
             self.done.silent += 1
-            return
-        columns: dict[str, Any] = {"rematted": False}
-        if corrected.edited_pixels and self._rematter is not None and not self._dry_run:
-            corrected, columns = self._again(each, output, record, corrected, images)
+            return None
         output.known.add(key)
-        output.rows.append(
-            record
-            | {
-                "alpha": {"bytes": corrected.png, "path": None},
-                "verdict": each.verdict,
-                "reviewer": each.reviewer or self._reviewer,
-                "reviewed_at": key.reviewed_at,
-                "review_tool": each.tool,
-                "review_id": key.review_id,
-                "review_comment": each.comment,
-                "edited_pixels": corrected.edited_pixels,
-            }
-            | columns
-        )
-        self._bytes += len(corrected.png)
-        self.done.imported += 1
-        self.done.edited += corrected.edited_pixels > 0
-        self.done.rematted += columns["rematted"]
-        output.written.append((each.record_id, record["reviewed_run_id"]))
+        return _Correction(each, output, record, key, merged)
 
-    def _again(
-        self,
-        each: Returned,
-        output: _Output,
-        record: dict[str, Any],
-        corrected: Merged,
-        images: dict[str, bytes | Unavailable],
-    ) -> tuple[Merged, dict[str, Any]]:
+    def _add(self, correction: _Correction) -> None:
+        output = correction.output
+        output.rows.append(correction.row(self._reviewer))
+        output.written.append((correction.returned.record_id, correction.record["reviewed_run_id"]))
+        self._bytes += len(correction.merged.png)
+        self.done.imported += 1
+        self.done.edited += correction.merged.edited_pixels > 0
+        self.done.rematted += correction.columns["rematted"]
+
+    def _matte_again(self, edited: Sequence[_Correction], rematters: Rematters) -> None:
+        """Matte edited regions again, with one original in memory at a time."""
+        by_uri: dict[str, list[_Correction]] = {}
+        for each in edited:
+            by_uri.setdefault(each.record["image_uri"] or "", []).append(each)
+        for each in by_uri.pop("", ()):
+            self._again(each, Unavailable("the record names no image"), rematters)
+        most = max((_max_pixels(each.output) for each in edited), default=1)
+        for uri, image in read_originals(by_uri, most):
+            for each in by_uri[uri]:
+                self._again(each, image, rematters)
+
+    def _again(self, each: _Correction, image: bytes | Unavailable, rematters: Rematters) -> None:
         """Matte the edited region again; where that fails the correction counts as it was made."""
-        assert self._rematter is not None
-        image = images.get(record["image_uri"] or "", Unavailable("the record names no image"))
+        record = each.record
         try:
             if isinstance(image, Unavailable):
                 raise _unchanged(f"its image can't be had: {image}")
             if record["image_sha256"] not in (None, hashlib.sha256(image).hexdigest()):
                 raise _unchanged("its image was replaced since")
             alpha, transparent = record["alpha"]["bytes"], bool(record["transparent"])
-            model = self._rematter.of(output.config(record["reviewed_run_id"]))
-            again = model.rematte(alpha, corrected, image, transparent, _max_pixels(output))
+            model = rematters.of(each.output.config(record["reviewed_run_id"]))
+            each.merged = model.rematte(alpha, each.merged, image, transparent, _max_pixels(each.output))
+            each.columns = model.columns() | {"rematted": True}
         except BadInputError as error:
-            self.done.notes.append(ReturnFault(_where(each), f"imported as it was corrected; {error}"))
-            return corrected, {"rematted": False}
-        return again, model.columns() | {"rematted": True}
-
-    def _images(
-        self, batch: Sequence[Returned], shown: dict[tuple[int, str], list[tuple[_Output, dict[str, Any]]]]
-    ) -> dict[str, bytes | Unavailable]:
-        """Fetch the originals that are needed to matte again."""
-        if self._rematter is None or self._dry_run:
-            return {}
-        wanted = [(each.record_id, each.run_id) for each in batch if each.mask is not None]
-        holders = [holder for key in wanted for holder in shown.get(key, [])]
-        uris = [record["image_uri"] for _, record in holders if record["image_uri"]]
-        return dict(read_originals(uris, max((_max_pixels(output) for output, _ in holders), default=1)))
+            self.done.notes.append(ReturnFault(_where(each.returned), f"imported as it was corrected; {error}"))
 
     def _fault(self, each: Returned, message: str) -> None:
         self.done.faults.append(ReturnFault(_where(each), message))

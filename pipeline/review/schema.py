@@ -26,6 +26,7 @@ def _column(name: str, kind: pa.DataType, description: str) -> pa.Field:
 
 _COLUMNS = [
     _column("reviewed_run_id", pa.string(), "run_id of the record that this review is about (same record_id)"),
+    _column("shown_run_id", pa.string(), "run_id of what the reviewer was shown: that record, or a review of it"),
     _column("verdict", pa.string(), "accept, fix or reject; null where the reviewer gave none"),
     _column("reviewer", pa.string(), "Who, as the tool names them"),
     _column("reviewed_at", pa.timestamp("ms", tz="UTC"), "When the annotation was last changed"),
@@ -33,7 +34,10 @@ _COLUMNS = [
     _column("review_id", pa.string(), "Id of the annotation in the tool"),
     _column("review_comment", pa.string(), "What the reviewer wrote"),
     _column(
-        "edited_pixels", pa.int64(), "Pixels of the alpha that the reviewer changed; 0: it is bit for bit the old"
+        "edited_pixels",
+        pa.int64(),
+        "Pixels in which the alpha differs from the one that was shown, see shown_run_id; 0: it is bit for bit that "
+        "one, which may be an earlier correction",
     ),
     _column("rematted", pa.bool_(), "The edited region was matted again, with the corrected mask as the prompt"),
 ]
@@ -46,5 +50,7 @@ REVIEWS = pa.schema([*RECORDS, *_COLUMNS], metadata=RECORDS.metadata)
 
 `run_id` is the file's name, ``reviews/0001``: what wrote this row. The other columns of records are those of the
 record, but for the alpha: scores and features, too, so they describe the matte as the model made it.
-`reviewed_run_id` is the record's run also where an earlier review's alpha was shown.
+`reviewed_run_id` is the record's run also where an earlier review's alpha was shown; `shown_run_id` is that review's
+then. So `edited_pixels` = 0 says that the reviewer left alone what they saw, not that the alpha is the model's: who
+wants to know that compares it with the record's.
 """

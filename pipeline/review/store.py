@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ _FILE = re.compile(r"(\d{4,9})\.parquet")
 _PICTURES = ("alpha.bytes", "prompt_mask")  # PNG: compressed already
 _GROUP_BYTES = 16 * 2**20
 _CHOOSING = ["record_id", "reviewed_run_id", "reviewed_at"]
+_KEY = ["record_id", "review_tool", "review_id", "reviewed_at"]
 
 
 class ReviewKey(NamedTuple):
@@ -104,40 +106,63 @@ def reviews_of(output: str, records: pa.Table, columns: Sequence[str] | None = N
 def known_reviews(output: str, *, retries: int = storage.RETRIES) -> set[ReviewKey]:
     """Return what was imported already.
 
-    Annotations without a time, of tools that keep none, are known only while they are the last that came of a record:
-    one that was changed and then changed back is new.
+    Annotations without a time, of tools that keep none, are known only while they are the last that came of what the
+    tool was given: one that was changed and then changed back is new.
 
     Raises:
         ConfigurationError: A file of reviews is damaged.
         TransientError: The store failed repeatedly.
     """
     known: set[ReviewKey] = set()
-    last: dict[tuple[int, str | None], ReviewKey] = {}
-    names = ["record_id", "review_tool", "review_id", "reviewed_at"]
+    last: dict[tuple[int, str | None, str | None], ReviewKey] = {}
     for _, uri in sorted(_files(output, retries).items()):
-        for row in _read(uri, names).to_pylist():
-            key = ReviewKey(*(row[name] for name in names))
-            last[key.record_id, key.tool] = key
+        for row in _read(uri, [*_KEY, "shown_run_id"]).to_pylist():
+            key = ReviewKey(*(row[name] for name in _KEY))
+            last[key.record_id, key.tool, row["shown_run_id"]] = key
             if key.reviewed_at is not None:
                 known.add(key)
     return {key for key in known | set(last.values()) if key.review_id is not None}
 
 
-def review_alpha(output: str, run_id: str, record_id: int) -> dict[str, Any] | None:
-    """Return the review row that a name such as ``reviews/0001`` and a record_id mean; None where there is none.
+def shown_reviews(
+    output: str, shown: Iterable[tuple[int, str]], counting: Mapping[int, str]
+) -> Iterator[tuple[tuple[int, str], dict[str, Any]]]:
+    """Yield the rows that tools were given, one row group of reviews in memory at a time.
+
+    Args:
+        output: The output.path.
+        shown: record_id and the name of a file, such as ``reviews/0001``; other names are passed over.
+        counting: The run of the record that counts, by record_id. Of several reviews of a record in one file the one
+            of this run is meant, and of these the one that counts.
+
+    Yields:
+        Each record_id and name that is there, and its row of :data:`pipeline.review.schema.REVIEWS`.
 
     Raises:
-        ConfigurationError: The file is damaged.
+        ConfigurationError: A file of reviews is damaged.
         TransientError: The store failed repeatedly.
     """
-    folder, _, stem = run_id.partition("/")
-    if folder != REVIEWS_FOLDER or not _FILE.fullmatch(f"{stem}.parquet"):
-        return None
-    uri = storage.join(output, f"{run_id}.parquet")
-    if not storage.exists(uri):
-        return None
-    at = pc.index(_read(uri, ["record_id"])["record_id"], record_id).as_py()
-    return None if at < 0 else dict(_read(uri, REVIEWS.names).slice(at, 1).to_pylist()[0])
+    by_name: dict[str, set[int]] = {}
+    for number, name in shown:
+        folder, _, stem = name.partition("/")
+        if folder == REVIEWS_FOLDER and _FILE.fullmatch(f"{stem}.parquet"):
+            by_name.setdefault(name, set()).add(number)
+    for name, numbers in sorted(by_name.items()):
+        uri = storage.join(output, f"{name}.parquet")
+        if storage.exists(uri):
+            for row in _rows_at(uri, _meant_rows(_read(uri, _CHOOSING), numbers, counting)):
+                yield (row["record_id"], name), row
+
+
+def counting_reviews(output: str, records: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the whole rows of :func:`reviews_of`, one row group of reviews in memory at a time.
+
+    Raises:
+        ConfigurationError: A file of reviews is damaged.
+        TransientError: The store failed repeatedly.
+    """
+    for uri, rows in _counting_rows(output, records):
+        yield from _rows_at(uri, rows)
 
 
 def _files(output: str, retries: int = storage.RETRIES) -> dict[int, str]:
@@ -148,15 +173,20 @@ def _files(output: str, retries: int = storage.RETRIES) -> dict[int, str]:
 
 def _chosen(output: str, columns: Sequence[str] | None, records: pa.Table | None) -> pa.Table:
     names = REVIEWS.names if columns is None else list(columns)
-    schema = pa.schema([REVIEWS.field(name) for name in names])
+    tables = [pa.schema([REVIEWS.field(name) for name in names]).empty_table()]
+    for uri, rows in _counting_rows(output, records):
+        tables.append(_read(uri, names).take(pa.array(rows, pa.int64())))
+    return pa.concat_tables(tables)
+
+
+def _counting_rows(output: str, records: pa.Table | None) -> Iterator[tuple[str, list[int]]]:
+    """Yield the files with rows that count, the last first, and which rows these are."""
     files = {uri: _read(uri, _CHOOSING) for _, uri in sorted(_files(output).items(), reverse=True)}
     runs = None if records is None else _runs(records, files)
     seen: set[int] = set()
-    tables = [schema.empty_table()]
     for uri, about in files.items():
         if rows := _last_rows(about, runs, seen):
-            tables.append(_read(uri, names).take(pa.array(rows, pa.int64())))
-    return pa.concat_tables(tables)
+            yield uri, rows
 
 
 def _runs(records: pa.Table, files: dict[str, pa.Table]) -> dict[int, str]:
@@ -170,16 +200,32 @@ def _last_rows(about: pa.Table, runs: dict[int, str] | None, seen: set[int]) -> 
     """Return a file's rows that count, given the ids that later files hold; `seen` grows by theirs."""
     best: dict[int, tuple[float, int]] = {}
     for index, row in enumerate(about.to_pylist()):
-        number, at = row["record_id"], row["reviewed_at"]
+        number = row["record_id"]
         if number in seen or (runs is not None and runs.get(number, object()) != row["reviewed_run_id"]):
             continue
-        best[number] = max(best.get(number, (-np.inf, -1)), (at.timestamp() if at else -np.inf, index))
+        best[number] = max(best.get(number, (-np.inf, -1)), (_when(row), index))
     seen.update(best)
     return sorted(index for _, index in best.values())
 
 
+def _meant_rows(about: pa.Table, numbers: set[int], counting: Mapping[int, str]) -> list[int]:
+    """Return the row of each record that a tool was given when the file was the last of it."""
+    best: dict[int, tuple[bool, float, int]] = {}
+    for index, row in enumerate(about.to_pylist()):
+        number = row["record_id"]
+        if number in numbers:
+            rank = (counting.get(number) == row["reviewed_run_id"], _when(row), index)
+            best[number] = max(best.get(number, rank), rank)
+    return sorted(index for _, _, index in best.values())
+
+
+def _when(row: dict[str, Any]) -> float:
+    at = row["reviewed_at"]
+    return float(at.timestamp()) if at else -np.inf
+
+
 def _unknown(table: pa.Table, known: set[ReviewKey]) -> pa.Table:
-    keys = table.select(["record_id", "review_tool", "review_id", "reviewed_at"]).to_pylist()
+    keys = table.select(_KEY).to_pylist()
     return table.filter(pa.array([ReviewKey(*key.values()) not in known for key in keys], pa.bool_()))
 
 
@@ -206,11 +252,33 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _read(uri: str, columns: Sequence[str]) -> pa.Table:
+    with _reading(uri) as parquet:
+        return _typed(parquet.read(list(columns), use_threads=False), columns)
+
+
+def _rows_at(uri: str, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield whole rows by their places, ascending; only row groups that hold one are read."""
+    with _reading(uri) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            stop = start + parquet.metadata.row_group(group).num_rows
+            if inside := [row - start for row in rows if start <= row < stop]:
+                table = _typed(parquet.read_row_group(group, REVIEWS.names, use_threads=False), REVIEWS.names)
+                for at in inside:
+                    yield table.slice(at, 1).to_pylist()[0]
+            start = stop
+
+
+def _typed(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    return table.select(list(columns)).cast(pa.schema([REVIEWS.field(name) for name in columns]))
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[pq.ParquetFile]:
     try:
         with storage.open_stream(uri) as stream:
-            table = pq.ParquetFile(stream).read(list(columns), use_threads=False)
-        return table.select(list(columns)).cast(pa.schema([REVIEWS.field(name) for name in columns]))
-    except (pa.ArrowException, KeyError) as error:
+            yield pq.ParquetFile(stream)
+    except (pa.ArrowException, KeyError, OSError) as error:  # OSError: of Arrow, for pages that can't be decoded
         raise ConfigurationError(
-            f"{redact(uri)} is no file of reviews, or damaged ({error}); restore it, or move it away"
+            f"{redact(uri)} is no file of reviews, or damaged ({redact(str(error))}); restore it, or move it away"
         ) from None

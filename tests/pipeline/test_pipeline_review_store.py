@@ -11,8 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigurationError
+from pipeline.review import store
 from pipeline.review.schema import REVIEWS
-from pipeline.review.store import known_reviews, read_reviews, review_alpha, reviews_of, write_reviews
+from pipeline.review.store import (
+    counting_reviews,
+    known_reviews,
+    read_reviews,
+    reviews_of,
+    shown_reviews,
+    write_reviews,
+)
 from support.run_rows import gray_png
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -121,16 +129,69 @@ def test_a_late_import_about_the_old_record_does_not_hide_a_review_of_the_new_on
     assert verdicts(reviews_of(output, records(r1="first"))) == {1: "reject"}
 
 
+def shown(output: str, number: int, name: str, run: str = "first") -> dict[str, Any] | None:
+    return dict(shown_reviews(output, [(number, name)], {number: run})).get((number, name))
+
+
 def test_a_review_is_found_by_the_name_of_its_file(tmp_path: Path) -> None:
     output = str(tmp_path)
     write_reviews(output, table(review(1), review(2, "fix")))
-    found = review_alpha(output, "reviews/0001", 2)
+    found = shown(output, 2, "reviews/0001")
     assert found is not None
     assert (found["verdict"], found["alpha"]["bytes"]) == ("fix", gray_png(2))
-    assert review_alpha(output, "reviews/0001", 3) is None
-    assert review_alpha(output, "reviews/0002", 1) is None
-    assert review_alpha(output, "reviews/../reviews/0001", 1) is None
-    assert review_alpha(output, "20260101-000000-abcdef", 1) is None
+    assert shown(output, 3, "reviews/0001") is None
+    assert shown(output, 1, "reviews/0002") is None
+    assert shown(output, 1, "reviews/../reviews/0001") is None
+    assert shown(output, 1, "20260101-000000-abcdef") is None
+
+
+def test_of_two_reviews_of_a_record_in_one_file_the_one_that_counts_is_what_was_shown(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    alphas = [{"bytes": gray_png(level), "path": None} for level in (10, 20, 30)]
+    other = review(1, "reject", 99, review_id="c", reviewed_run_id="older", alpha=alphas[2])
+    write_reviews(
+        output, table(review(1, "fix", 1, alpha=alphas[0]), review(1, "fix", 5, review_id="b", alpha=alphas[1]), other)
+    )
+    (counting,) = counting_reviews(output, records(r1="first"))
+    assert counting["alpha"] == alphas[1]
+    assert shown(output, 1, "reviews/0001") == counting
+    named = shown(output, 1, "reviews/0001", run="older")
+    assert named is not None
+    assert named["alpha"] == alphas[2]
+
+
+def test_of_whole_rows_only_the_row_groups_that_hold_them_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path)
+    monkeypatch.setattr(store, "_GROUP_BYTES", 1)  # a row group each
+    write_reviews(output, table(*map(review, range(8))))
+    read: list[int] = []
+
+    class Watched(pq.ParquetFile):  # type: ignore[misc]
+        def read_row_group(self, group: int, *arguments: Any, **options: Any) -> pa.Table:
+            read.append(group)
+            return super().read_row_group(group, *arguments, **options)
+
+    monkeypatch.setattr(store.pq, "ParquetFile", Watched)
+    asked = [(number, "reviews/0001") for number in (6, 2)]
+    assert {number for (number, _), _ in shown_reviews(output, asked, {})} == {2, 6}
+    assert read == [2, 6]
+    read.clear()
+    found = list(counting_reviews(output, records(r3="first", r4="another")))
+    assert [row["record_id"] for row in found] == [3]
+    assert read == [3]
+
+
+def test_annotations_without_a_time_are_told_apart_by_what_was_shown(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    both = table(
+        review(1, "fix", None, review_id="a", shown_run_id="first"),
+        review(1, "accept", None, review_id="b", shown_run_id="reviews/0001"),
+    )
+    write_reviews(output, both)
+    assert write_reviews(output, both) is None
+    assert verdicts(read_reviews(output)) == {1: "accept"}
 
 
 def test_two_imports_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -155,7 +216,7 @@ def test_an_object_store_does_as_well(s3_server: str) -> None:
     assert write_reviews(output, table(review(1))) is None
     assert write_reviews(output, table(review(1, "fix", minutes=2))) == f"{output}/reviews/0002.parquet"
     assert verdicts(reviews_of(output, records(r1="first", r2="first"))) == {1: "fix", 2: "accept"}
-    found = review_alpha(output, "reviews/0001", 2)
+    found = shown(output, 2, "reviews/0001")
     assert found is not None
     assert found["alpha"]["bytes"] == gray_png(2)
 
