@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import BadInputError, ConfigurationError, ErrorCode
+from pipeline.errors import BadInputError
+from pipeline.folders import require_empty
 from pipeline.ids import show
 from pipeline.prompt_formats.base import malformed
 from pipeline.prompts import clean_text
 from pipeline.review.items import Returned, ReturnFault, ReviewItem
-from pipeline.review.label_studio_tasks import display_picture, shown_mask
 from pipeline.review.merge import shown_alpha
+from pipeline.review.pictures import picture_of, shown_mask, size_of
 from pipeline.review.schema import Verdict
 from sdmatte.urls import redact
 
@@ -32,6 +33,9 @@ _LABEL = 64  # characters of a label; CVAT takes no more
 
 _Encoded = TypeVar("_Encoded")
 Attributes = dict[str, str]
+
+Shown = tuple[int, str]
+"""record_id and run_id of what a tool was given."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,7 @@ def gather(
         ConfigurationError: The folder is not empty, or can't be written to.
         TransientError: The store failed repeatedly.
     """
-    if storage.list_files(folder, pattern=False):
-        raise ConfigurationError(f"{redact(folder)} is not empty, and nothing is overwritten; name another folder")
+    require_empty(folder, "the export")
     images: dict[tuple[Any, ...], CoreImage[_Encoded]] = {}
     left_out: list[ReturnFault] = []
     seen: set[int] = set()
@@ -114,9 +117,9 @@ def gather(
         try:
             if record["record_id"] in seen:
                 raise malformed("the object is there twice; once is enough")
-            core = shown_alpha(shown_mask(record, _size(record)), binary=True) > 0
-            image = _image(item, images, folder)
+            core = shown_alpha(shown_mask(record), binary=True) > 0
             each = CoreObject(_label(record), _attributes(item), encode(core))
+            image = _image(item, images, folder)  # last: its picture is not written for an object that is left out
         except BadInputError as error:
             where = f"record {record['record_id']} of {redact(item.output)}"
             left_out.append(ReturnFault(where, f"left out ({error.code}): {error}"))
@@ -126,18 +129,12 @@ def gather(
     return CoreExport([image for image in images.values() if image.objects], left_out)
 
 
-def _size(record: dict[str, Any]) -> tuple[int, int]:
-    if not record["image_width"] or not record["image_height"]:
-        raise BadInputError(ErrorCode.IMAGE_UNREADABLE, "the record does not know the size of its image")
-    return int(record["image_width"]), int(record["image_height"])
-
-
 def _image(item: ReviewItem, images: dict[tuple[Any, ...], CoreImage[_Encoded]], folder: str) -> CoreImage[_Encoded]:
     """Return the image of an object; its picture is written with the first of them."""
-    record, size = item.record, _size(item.record)
+    record, size = item.record, size_of(item.record)
     key = (record["image_id"], record["image_uri"], record["image_sha256"], size)
     if key not in images:
-        picture = display_picture(item.image, size)
+        picture = picture_of(item)
         # Tools sort by name: the number keeps the worst first. Keys of the input never become paths.
         name = f"{len(images):06d}-{show(record['image_id'] or 0)}.{picture.suffix}"
         storage.write_bytes_atomic(storage.join(folder, IMAGES_FOLDER, name), picture.data)
@@ -189,10 +186,16 @@ class Shapes:
         try:
             union = self.masks[0]().copy()
             for mask in self.masks[1:]:
-                union |= mask()
+                more = mask()
+                if more.shape != union.shape:
+                    raise malformed(
+                        f"its shapes lie on images of {union.shape[1]} x {union.shape[0]} and {more.shape[1]} x "
+                        f"{more.shape[0]} pixels; a record has one image"
+                    )
+                union |= more
             return Returned(
                 record_id=record_number(self.attributes),
-                run_id=self.attributes.get("run_id", ""),
+                run_id=_run_id(self.attributes),
                 tool=tool,
                 verdict=_verdict(self.attributes.get("verdict")),
                 mask=np.where(union, np.uint8(255), np.uint8(0)),
@@ -204,15 +207,15 @@ class Shapes:
 
 
 def add_shape(
-    found: dict[tuple[str, str], Shapes], where: str, attributes: Attributes, mask: Callable[[], NDArray[np.bool_]]
+    found: dict[Shown, Shapes], where: str, attributes: Attributes, mask: Callable[[], NDArray[np.bool_]]
 ) -> ReturnFault | None:
     """Add a shape to those of its object, by `record_id` and `run_id`; return what is wrong with it, if anything."""
     try:
-        record_number(attributes)
+        shown = (record_number(attributes), _run_id(attributes))
         _verdict(attributes.get("verdict"))
     except BadInputError as error:
         return ReturnFault(where, str(error))
-    shapes = found.setdefault((attributes["record_id"], attributes.get("run_id", "")), Shapes(where, attributes))
+    shapes = found.setdefault(shown, Shapes(where, attributes))
     verdicts = [_verdict(each.get("verdict")) for each in (shapes.attributes, attributes)]
     if None not in verdicts and verdicts[0] != verdicts[1]:
         return ReturnFault(where, f"another shape of the same record has the verdict {verdicts[0]}; make them agree")
@@ -235,6 +238,10 @@ def record_number(attributes: Attributes) -> int:
             "from the shape it stands for"
         )
     return int(text)
+
+
+def _run_id(attributes: Attributes) -> str:
+    return attributes.get("run_id", "").strip()
 
 
 def _verdict(text: str | None) -> Verdict | None:

@@ -18,9 +18,8 @@ from pipeline import storage
 from pipeline.errors import ConfigurationError
 from pipeline.masks import from_polygons, from_run_lengths
 from pipeline.prompt_formats.base import image_size, malformed
-from pipeline.review.binary import CoreExport, Shapes, add_shape, gather, printable
-from pipeline.review.items import Returned, ReturnFault, ReviewItem
-from pipeline.review.label_studio import Exported
+from pipeline.review.binary import CoreExport, Shapes, Shown, add_shape, gather, printable
+from pipeline.review.items import Returned, ReturnFault, ReviewExport, ReviewItem
 from sdmatte.images import MAX_PIXELS
 from sdmatte.urls import redact
 
@@ -30,7 +29,7 @@ ANNOTATIONS_FILE = "annotations/instances_default.json"
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def export(items: Iterable[ReviewItem], folder: str, *, title: str) -> Exported:
+def export(items: Iterable[ReviewItem], folder: str, *, title: str) -> ReviewExport:
     """Write pictures, and annotations last.
 
     Args:
@@ -46,7 +45,7 @@ def export(items: Iterable[ReviewItem], folder: str, *, title: str) -> Exported:
     gathered = gather(items, folder, _encoder())
     text = json.dumps(_document(gathered, title), allow_nan=False)
     storage.write_bytes_atomic(storage.join(folder, ANNOTATIONS_FILE), text.encode())
-    return Exported(folder, gathered.objects, (ANNOTATIONS_FILE,), tuple(gathered.left_out))
+    return ReviewExport(folder, gathered.objects, (ANNOTATIONS_FILE,), tuple(gathered.left_out))
 
 
 def _encoder() -> Any:
@@ -114,7 +113,7 @@ def read(uri: str, *, max_pixels: int = MAX_PIXELS) -> Iterator[Returned | Retur
             f"{redact(uri)} is no COCO file: it must be a JSON object with images and annotations"
         )
     sizes = _sizes(content.get("images"))
-    found: dict[tuple[str, str], Shapes] = {}
+    found: dict[Shown, Shapes] = {}
     for place, annotation in enumerate(content["annotations"], 1):
         where = f"annotation number {place}"
         if not isinstance(annotation, dict):

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.errors import ConfigurationError
 from pipeline.prompt_formats.base import image_size, malformed, text_number
-from pipeline.review.binary import Attributes, CoreExport, CoreImage, Shapes, add_shape, gather, printable
-from pipeline.review.items import Returned, ReturnFault, ReviewItem
-from pipeline.review.label_studio import Exported
+from pipeline.review.binary import Attributes, CoreExport, CoreImage, Shapes, Shown, add_shape, gather, printable
+from pipeline.review.items import Returned, ReturnFault, ReviewExport, ReviewItem
 from sdmatte.images import MAX_PIXELS
 from sdmatte.urls import redact
 
@@ -38,7 +37,7 @@ _SELECT = {"verdict": ["none", "accept", "fix", "reject"]}
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def export(items: Iterable[ReviewItem], folder: str, *, title: str) -> Exported:
+def export(items: Iterable[ReviewItem], folder: str, *, title: str) -> ReviewExport:
     """Write a task: pictures, labels, and annotations last.
 
     Args:
@@ -56,7 +55,7 @@ def export(items: Iterable[ReviewItem], folder: str, *, title: str) -> Exported:
     storage.write_bytes_atomic(storage.join(folder, LABELS_FILE), labels.encode())
     text = "\n".join(_document(gathered, title))
     storage.write_bytes_atomic(storage.join(folder, ANNOTATIONS_FILE), text.encode())
-    return Exported(folder, gathered.objects, (ANNOTATIONS_FILE, LABELS_FILE), tuple(gathered.left_out))
+    return ReviewExport(folder, gathered.objects, (ANNOTATIONS_FILE, LABELS_FILE), tuple(gathered.left_out))
 
 
 def encode_core(core: NDArray[np.bool_]) -> Attributes:
@@ -176,7 +175,8 @@ class _Reader:
         self._attribute: str | None = None
         self._text: list[str] = []
         self._unread = 0
-        self._shapes: dict[tuple[str, str], Shapes] = {}
+        self._shapes: dict[Shown, Shapes] = {}
+        self._seen: dict[Shown, str] = {}
         self._done: list[Shapes | ReturnFault] = []
         self._parser = expat.ParserCreate()
         self._parser.buffer_text = True
@@ -240,7 +240,13 @@ class _Reader:
         elif depth == 3 and tag != "tag":
             self._add(tag)
         elif depth == 2:
-            self._done += self._shapes.values()
+            self._done += [self._once(shown, shapes) for shown, shapes in self._shapes.items()]
+
+    def _once(self, shown: Shown, shapes: Shapes) -> Shapes | ReturnFault:
+        """Refuse what came already with another image: which of the two counts would be a guess."""
+        if (first := self._seen.setdefault(shown, shapes.where)) != shapes.where:
+            return ReturnFault(shapes.where, f"the same record came already ({first}), and counts as it is there")
+        return shapes
 
     def _add(self, tag: str) -> None:
         where = f"image {self._image.get('name', '')[:200]}, line {self._line}"

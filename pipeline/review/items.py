@@ -1,4 +1,4 @@
-"""What goes to reviewers, and what comes back: the two types that all tools share."""
+"""What goes to reviewers, and what comes back: the types that all tools share."""
 
 from __future__ import annotations
 
@@ -73,3 +73,20 @@ class ReturnFault:
 
     where: str
     message: str
+
+
+@dataclass(frozen=True)
+class ReviewExport:
+    """What an export for a tool wrote.
+
+    Attributes:
+        folder: Where.
+        tasks: How many objects.
+        files: Names of the files that describe them; with several files of tasks in the order of the ranks.
+        left_out: Objects that can't be shown, and why.
+    """
+
+    folder: str
+    tasks: int
+    files: tuple[str, ...]
+    left_out: tuple[ReturnFault, ...]

@@ -17,15 +17,16 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import BadInputError, ConfigurationError, TransientError
+from pipeline.folders import require_empty
 from pipeline.ids import show
-from pipeline.review.items import ReturnFault, ReviewItem
+from pipeline.review.items import ReturnFault, ReviewExport, ReviewItem
 from pipeline.review.label_studio_client import Client
 from pipeline.review.label_studio_config import CONFIG, MODEL_VERSION, check_config, check_prediction
 from pipeline.review.label_studio_read import read
 from pipeline.review.label_studio_tasks import FOLDER, Images, task_of
 from sdmatte.urls import redact
 
-__all__ = ["Exported", "Images", "Pushed", "export", "pull", "push", "read"]
+__all__ = ["Images", "Pushed", "export", "pull", "push", "read"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ _VERSION = 1
 _FILE_BYTES = 16 * 2**20  # of a file of tasks, unless a single task is larger; also what one request carries
 _FILE_TASKS = 200
 _ROUNDS = 6  # of attempts to import a batch
+_LOOKS = 10  # for tasks that a server took: about three minutes
 _FIRST_WAIT = 1.0  # seconds between them, at most; doubled each time
 _LONGEST_WAIT = 30
 _UPLOAD_BYTES = 16 * 2**20
@@ -44,23 +46,6 @@ _UPLOAD_FILES = 50  # a server takes 100 per request
 
 Key = tuple[str, str]
 """record_id and run_id, as text."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote.
-
-    Attributes:
-        folder: Where.
-        tasks: How many.
-        files: Names of the files with tasks, in the order of the ranks.
-        left_out: Objects that can't be shown, and why.
-    """
-
-    folder: str
-    tasks: int
-    files: tuple[str, ...]
-    left_out: tuple[ReturnFault, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +68,7 @@ class Pushed:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def export(items: Iterable[ReviewItem], folder: str, *, images: Images = "files", title: str) -> Exported:
+def export(items: Iterable[ReviewItem], folder: str, *, images: Images = "files", title: str) -> ReviewExport:
     """Write a project: ``config.xml``, ``tasks-0001.json`` ..., ``images/``, and last ``manifest.json``.
 
     Args:
@@ -115,7 +100,7 @@ def export(items: Iterable[ReviewItem], folder: str, *, images: Images = "files"
             writer.picture(picture.name, picture.data)
         writer.task(task)
     writer.finish(title, images)
-    return Exported(writer.folder, writer.tasks, tuple(writer.files), tuple(left_out))
+    return ReviewExport(writer.folder, writer.tasks, tuple(writer.files), tuple(left_out))
 
 
 class _Writer:
@@ -128,8 +113,7 @@ class _Writer:
         self._pictures: set[str] = set()
         self._texts: list[str] = []
         self._bytes = 0
-        if any(True for _ in storage.list_files(folder)) if storage.exists(folder) else False:
-            raise ConfigurationError(f"{redact(folder)} is not empty, and nothing is overwritten; name another folder")
+        require_empty(folder, "the export")
         self._write(CONFIG_FILE, CONFIG.encode())
 
     def picture(self, name: str, data: bytes) -> None:
@@ -204,7 +188,8 @@ def push(folder: str, url: str, token: str, *, project: int | None = None) -> Pu
         if missing and manifest["images"] == "files":
             uploads = _uploaded(client.uploads(number)) if uploads is None else uploads
             _upload(client, number, folder, missing, uploads)
-        _import(client, number, missing, present)
+        if missing:
+            _import(client, number, missing, present)
         imported += len(missing)
     return Pushed(number, f"{client.url}/projects/{number}/data", imported, already)
 
@@ -273,23 +258,45 @@ def _key(meta: Any) -> Key | None:
 
 
 def _import(client: Client, project: int, tasks: list[dict[str, Any]], present: set[Key]) -> None:
-    """Import tasks. After a fault the server is asked first what it took: it may have worked all the same."""
+    """Import tasks, and wait until the server lists them.
+
+    Some servers say yes at once and make the tasks later. So what they took, or began to take, is not sent again.
+    After a fault the server is asked first: it may have worked all the same.
+    """
     wait = _FIRST_WAIT
     for attempt in range(_ROUNDS):
-        if not tasks:
-            return
         try:
             client.import_tasks(project, tasks)
+            break
         except TransientError as error:
             if attempt == _ROUNDS - 1:
                 raise
             _log.warning("%s", error)
             time.sleep(random.uniform(0, wait))  # noqa: S311 - jitter
             wait = min(2 * wait, _LONGEST_WAIT)
-        present |= {key for task in client.listed(project, "meta") if (key := _key(task.get("meta")))}
-        tasks = [task for task in tasks if _key(task["meta"]) not in present]
-    if tasks:
-        raise TransientError(f"{client.url} took {len(tasks)} tasks and does not list them yet; push again later")
+            if len(_unlisted(client, project, tasks, present)) < len(tasks):
+                break
+    _settle(client, project, tasks, present)
+
+
+def _settle(client: Client, project: int, tasks: list[dict[str, Any]], present: set[Key]) -> None:
+    """Wait until the server lists tasks that it took."""
+    wait = 0.0
+    for _ in range(_LOOKS):
+        time.sleep(wait)
+        if not (tasks := _unlisted(client, project, tasks, present)):
+            return
+        wait = min(max(2 * wait, _FIRST_WAIT), _LONGEST_WAIT)
+    raise TransientError(
+        f"{client.url} took {len(tasks)} tasks and does not list them yet; push again once it does: those that are "
+        "not listed then are sent again"
+    )
+
+
+def _unlisted(client: Client, project: int, tasks: list[dict[str, Any]], present: set[Key]) -> list[dict[str, Any]]:
+    """Ask what is there by now; return what isn't."""
+    present |= {key for task in client.listed(project, "meta") if (key := _key(task.get("meta")))}
+    return [task for task in tasks if _key(task["meta"]) not in present]
 
 
 def _uploaded(paths: Iterable[str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import reprlib
 from base64 import b64encode
@@ -13,11 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.errors import BadInputError, ErrorCode
-from pipeline.masks import decode_png
-from pipeline.originals import Unavailable
 from pipeline.prompt_formats.brush import encode_levels
 from pipeline.prompts import clean_text
 from pipeline.review.items import ReviewItem
@@ -30,9 +26,7 @@ from pipeline.review.label_studio_config import (
     POINTS,
     check_prediction,
 )
-from pipeline.review.merge import shown_alpha
-from sdmatte.errors import ImageError
-from sdmatte.images import MAX_PIXELS, decode_image, probe_image
+from pipeline.review.pictures import picture_of, shown_mask, size_of
 from sdmatte.urls import redact
 
 Images = Literal["embed", "uri", "files"]
@@ -41,10 +35,8 @@ Images = Literal["embed", "uri", "files"]
 FOLDER = "images"
 """Of the picture files in an export."""
 
-_SHOWN_AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # where decoding changes nothing
 _SERVED = ("http://", "https://", "s3://", "gs://", "azure-blob://")  # what a server can hand out or be connected to
 _LONGEST = 200  # characters of a text from the input
-_QUALITY = 95  # of JPEGs made for display; nothing is measured on them
 
 
 @dataclass(frozen=True)
@@ -82,13 +74,13 @@ def task_of(item: ReviewItem, images: Images) -> tuple[dict[str, Any], Picture |
         The task, and the picture that its file refers to (for `files`).
 
     Raises:
-        BadInputError: It can't be shown: no picture, a picture of another size than the record's, a damaged alpha.
+        BadInputError: It can't be shown: no picture, one that was replaced since, a damaged alpha.
         ConfigurationError: The prediction that was made does not fit (a bug).
     """
     record = item.record
-    size = (int(record["image_width"]), int(record["image_height"]))
-    mask = shown_mask(record, size)
-    picture = None if images == "uri" else display_picture(item.image, size)
+    size = size_of(record)
+    mask = shown_mask(record)
+    picture = None if images == "uri" else _picture(item)
     image = _served(record) if picture is None else picture.data_uri if images == "embed" else picture.name
     prediction = {
         "model_version": MODEL_VERSION,
@@ -115,74 +107,24 @@ def task_of(item: ReviewItem, images: Images) -> tuple[dict[str, Any], Picture |
     return task, picture if images == "files" else None
 
 
-def shown_mask(record: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a record's alpha as Label Studio is given it: 8 bits, of 16 the nearest.
-
-    Args:
-        record: With `alpha`.
-        size: Width and height of the upright image, pixels.
-
-    Returns:
-        ``(H, W)`` uint8.
-
-    Raises:
-        BadInputError: ``prompt_malformed``, ``prompt_size_mismatch``: it has none, is damaged or of another size.
-    """
-    png = (record.get("alpha") or {}).get("bytes")
-    if not png:
-        raise BadInputError(ErrorCode.PROMPT_MALFORMED, "the record has no alpha; choose ok records")
-    alpha = decode_png(png, size[0] * size[1])
-    if alpha.shape != size[::-1]:
-        raise BadInputError(
-            ErrorCode.PROMPT_SIZE_MISMATCH,
-            f"the alpha has {alpha.shape[1]} x {alpha.shape[0]} pixels, the image {size[0]} x {size[1]}",
-        )
-    return shown_alpha(np.where(alpha, np.uint8(255), np.uint8(0)) if alpha.dtype == bool else alpha)
-
-
-def display_picture(image: bytes | Unavailable, size: tuple[int, int]) -> Picture:
-    """Return what the browser is to show: the file itself where all browsers show it as the model saw it.
-
-    Everything else (turned by EXIF, with alpha, CMYK, 16 bits, TIFF, animations) is decoded as for the model, and
-    becomes an upright JPEG of the same size.
-
-    Args:
-        image: The encoded original, or why there is none.
-        size: Width and height that the record has for it, pixels.
-
-    Raises:
-        BadInputError: ``image_unavailable``, or with the decoder's code; ``prompt_frame_mismatch``: another size.
-    """
-    if isinstance(image, Unavailable):
-        raise BadInputError(ErrorCode.IMAGE_UNAVAILABLE, f"its image can't be had: {image}")
-    most = max(size[0] * size[1], 1)
-    try:
-        info = probe_image(image, max_pixels=max(MAX_PIXELS, most))
-        if (info.width, info.height) != size:
-            raise BadInputError(
-                ErrorCode.PROMPT_FRAME_MISMATCH,
-                f"its image has {info.width} x {info.height} pixels now, the record {size[0]} x {size[1]}: it was "
-                "replaced since; label it anew",
-            )
-        if info.format in _SHOWN_AS_IT_IS and not info.notes:
-            return Picture(image, _SHOWN_AS_IT_IS[info.format])
-        pixels = decode_image(image, max_pixels=most).pixels
-    except ImageError as error:
-        raise BadInputError(ErrorCode(error.code), f"its image can't be shown: {error}") from None
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY, subsampling=0)  # edges of colours stay sharp
-    return Picture(file.getvalue(), "jpg")
+def _picture(item: ReviewItem) -> Picture:
+    picture = picture_of(item)
+    return Picture(picture.data, picture.suffix)
 
 
 def _served(record: dict[str, Any]) -> str:
     uri = record.get("image_uri")
-    if isinstance(uri, str) and uri.lower().startswith(_SERVED) and "#" not in uri and " row " not in uri:
-        return str(redact(uri))
-    raise BadInputError(
-        ErrorCode.IMAGE_UNREADABLE,
-        f"a browser can't fetch {reprlib.repr(redact(uri))} (it must be one object at {', '.join(_SERVED)}); "
-        "export with images=files or embed",
-    )
+    why = ""
+    if not (isinstance(uri, str) and uri.lower().startswith(_SERVED) and "#" not in uri and " row " not in uri):
+        why = f"it must be one object at {', '.join(_SERVED)}"
+    elif redact(uri) != uri:
+        why = "its address holds credentials, which go into no task, and doesn't work without them"
+    if why:
+        raise BadInputError(
+            ErrorCode.IMAGE_UNREADABLE,
+            f"a browser can't fetch {reprlib.repr(redact(uri))} ({why}); export with images=files or embed",
+        )
+    return str(uri)
 
 
 def _results(record: dict[str, Any], mask: NDArray[np.uint8], size: tuple[int, int]) -> Sequence[dict[str, Any]]:

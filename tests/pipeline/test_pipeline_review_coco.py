@@ -120,6 +120,27 @@ def test_every_form_of_a_mask_comes_back(folder: Path, tmp_path: Path, form: str
     assert one.binary
 
 
+def test_a_record_on_images_of_different_size_is_a_fault_and_costs_no_other(folder: Path, tmp_path: Path) -> None:
+    content = exported(folder)
+    content["images"].append(content["images"][0] | {"id": 99, "width": 50})
+    small = {"size": [SIZE[1], 50], "counts": [SIZE[1] * 50]}
+    content["annotations"].append(content["annotations"][0] | {"id": 99, "image_id": 99, "segmentation": small})
+    found = back(content, tmp_path)
+    (fault,) = [each for each in found if isinstance(each, ReturnFault)]
+    assert "its shapes lie on images of 40 x 30 and 50 x 30 pixels" in fault.message
+    assert len(found) == 5
+
+
+def test_spaces_around_ids_make_no_second_record(folder: Path, tmp_path: Path) -> None:
+    content = exported(folder)
+    attributes = {name: f" {value} " for name, value in content["annotations"][0]["attributes"].items()}
+    attributes["verdict"] = "none"
+    content["annotations"].append(content["annotations"][0] | {"id": 99, "attributes": attributes})
+    found = back(content, tmp_path)
+    assert len(found) == 5
+    assert len({each.run_id for each in found if isinstance(each, Returned)}) == 1
+
+
 def test_verdicts_and_comments_come_back(folder: Path, tmp_path: Path) -> None:
     content = exported(folder)
     content["annotations"][0]["attributes"] |= {"verdict": "reject", "comment": "glass"}

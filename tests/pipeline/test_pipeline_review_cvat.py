@@ -1,5 +1,6 @@
 """CVAT: other programs read the export exactly, and only pixels that were edited change on the way back."""
 
+import dataclasses
 import io
 import json
 import xml.etree.ElementTree as ET
@@ -159,6 +160,21 @@ def test_several_masks_of_one_record_are_one(folder: Path) -> None:
     assert np.array_equal(found[0].mask == 255, expected)  # type: ignore[arg-type]
 
 
+def test_a_record_that_comes_with_two_images_counts_once(folder: Path) -> None:
+    def change(root: ET.Element) -> None:
+        image = next(root.iter("image"))
+        twin = ET.fromstring(ET.tostring(image))
+        twin.set("name", "other.jpg")
+        next(twin.iter("mask")).find("attribute[@name='verdict']").text = "reject"  # type: ignore[union-attr]
+        root.append(twin)
+
+    found = back(edit(folder, change))
+    (fault,) = [each for each in found if isinstance(each, ReturnFault)]
+    assert fault.where.startswith("image other.jpg")
+    assert "the same record came already (image 000000-" in fault.message
+    assert [each.verdict for each in found if isinstance(each, Returned)] == [None] * 5
+
+
 @pytest.mark.parametrize(
     ("attributes", "name", "value", "message"),
     [
@@ -245,6 +261,24 @@ def test_what_cannot_be_shown_is_left_out_with_its_reason(tmp_path: Path) -> Non
     assert "8 x 8 pixels now" in done.left_out[1].message
     assert "there twice" in done.left_out[2].message
     assert len(back(tmp_path / "export/annotations.xml")) == 3
+
+
+def test_no_picture_is_written_for_an_object_that_is_left_out(tmp_path: Path) -> None:
+    output = review_run(tmp_path).path
+    items = [*select.review_items(select.choose([output]).objects)]
+    alone = next(item for item in items if item.record["record_id"] == 4)
+    damaged = dataclasses.replace(alone, record=alone.record | {"alpha": {"bytes": b"no", "path": None}})
+    done = cvat.export([items[0], items[0], damaged], str(tmp_path / "export"), title="t")
+    assert (done.tasks, len(done.left_out)) == (1, 2)
+    assert len([*(tmp_path / "export/images").iterdir()]) == 1
+
+
+def test_a_picture_that_was_replaced_by_one_of_the_same_size_is_left_out(tmp_path: Path) -> None:
+    output = review_run(tmp_path).path
+    (tmp_path / "pictures/4.jpg").write_bytes((tmp_path / "pictures/5.jpg").read_bytes())
+    done = cvat.export(select.review_items(select.choose([output]).objects), str(tmp_path / "export"), title="t")
+    assert done.tasks == 4
+    assert "has changed since its alpha was made" in done.left_out[0].message
 
 
 def test_a_folder_that_holds_files_is_not_touched(tmp_path: Path) -> None:

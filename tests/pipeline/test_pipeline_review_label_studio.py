@@ -79,7 +79,7 @@ def test_what_can_not_be_shown_is_left_out_and_named(folder: str):
 def test_nothing_is_overwritten(folder: str):
     export([made_item()], folder, title="Mattes")
     before = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-    with pytest.raises(ConfigurationError, match="is not empty, and nothing is overwritten"):
+    with pytest.raises(ConfigurationError, match="is not empty, and the export overwrites nothing"):
         export([made_item(5)], folder, title="Mattes")
     assert {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()} == before
 
@@ -112,6 +112,31 @@ def test_a_push_outlives_faults_and_doubles_nothing(server: FakeLabelStudio, fol
     assert push(folder, server.url, TOKEN).imported == 5
     assert not server.faults
     assert ranks(server) == [0, 1, 2, 3, 4]
+
+
+def test_what_a_server_took_and_makes_later_is_not_sent_again(server: FakeLabelStudio, folder: str, monkeypatch):
+    monkeypatch.setattr(label_studio, "_FILE_TASKS", 2)
+    server.lag = 3
+    export([made_item(rank) for rank in range(5)], folder, title="Mattes", images="embed")
+    assert push(folder, server.url, TOKEN).imported == 5
+    assert ranks(server) == [0, 1, 2, 3, 4]
+    assert server.count("POST /api/projects/1/import") == 3
+
+
+def test_what_a_server_never_lists_is_sent_once_and_named(server: FakeLabelStudio, folder: str):
+    server.lag = 10**6
+    export([made_item()], folder, title="Mattes", images="embed")
+    with pytest.raises(TransientError, match="took 1 tasks and does not list them yet"):
+        push(folder, server.url, TOKEN)
+    assert server.count("POST /api/projects/1/import") == 1
+
+
+def test_a_folder_with_glob_characters_in_its_name_is_taken_as_it_stands(tmp_path: Path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/mine.txt").write_text("mine")
+    assert export([made_item()], str(tmp_path / "[b]"), title="Mattes").tasks == 1
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        export([made_item()], str(tmp_path / "[b]"), title="Mattes")
 
 
 def test_a_push_that_fails_goes_on_where_it_stopped(server: FakeLabelStudio, folder: str, monkeypatch):

@@ -1,18 +1,13 @@
 import base64
-import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.errors import BadInputError
-from pipeline.originals import Unavailable
 from pipeline.prompt_formats.brush import decode_levels
-from pipeline.review.label_studio_tasks import display_picture, shown_mask, task_of
-from sdmatte.images import decode_image
-from support.demo_run import png
-from support.review_items import all_levels, made_item, photo
+from pipeline.review.label_studio_tasks import task_of
+from support.review_items import all_levels, made_item
 
 
 def results(task):
@@ -76,80 +71,7 @@ def test_boxes_that_leave_the_image_are_cut_and_points_outside_left_out():
     assert len(task["predictions"][0]["result"]) == 3
 
 
-# --- alphas ----------------------------------------------------------------------------------------------------------
-
-
-def alpha_record(pixels):
-    return {"alpha": {"bytes": png(Image.fromarray(pixels))}}
-
-
-def test_deep_alphas_are_rounded_to_eight_bits():
-    deep = np.array([[0, 128, 129, 257 * 100 + 128, 65535]], np.uint16)
-    np.testing.assert_array_equal(shown_mask(alpha_record(deep), (5, 1)), [[0, 0, 1, 100, 255]])
-
-
-def test_alphas_of_one_bit_become_full():
-    inside = np.array([[True, False, True]])
-    np.testing.assert_array_equal(shown_mask(alpha_record(inside), (3, 1)), [[255, 0, 255]])
-
-
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ({"alpha": None}, "has no alpha"),
-        ({"alpha": {"bytes": b"x"}}, "not a PNG"),
-        (alpha_record(np.zeros((31, 48), np.uint8)), "48 x 31 pixels, the image 48 x 32"),
-        (alpha_record(np.zeros((33, 48), np.uint8)), "more than"),
-    ],
-)
-def test_alphas_that_can_not_be_shown_are_named(record, words):
-    with pytest.raises(BadInputError, match=words):
-        shown_mask(record, (48, 32))
-
-
 # --- pictures --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_files_that_browsers_show_alike_are_handed_on_as_they_are(kind):
-    data = photo(48, 32, kind)
-    assert display_picture(data, (48, 32)).data == data
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        photo(48, 32, orientation=6),
-        photo(48, 32, mode="CMYK"),
-        photo(48, 32, "PNG", mode="RGBA"),
-        photo(48, 32, "TIFF"),
-        photo(48, 32, "BMP"),
-        photo(48, 32, "GIF", mode="P"),
-        png(Image.fromarray((np.arange(48 * 32).reshape(32, 48) * 42).astype(np.uint16))),
-    ],
-    ids=["turned", "cmyk", "alpha", "tiff", "bmp", "gif", "deep"],
-)
-def test_all_others_become_upright_jpegs_of_the_same_size(data):
-    picture = display_picture(data, (48, 32))
-    shown = Image.open(io.BytesIO(picture.data))
-    assert (shown.format, shown.mode, shown.size, picture.suffix) == ("JPEG", "RGB", (48, 32), "jpg")
-    assert not shown.getexif()
-    difference = np.abs(np.asarray(shown).astype(int) - decode_image(data).pixels)
-    assert difference.mean() < 4
-
-
-@pytest.mark.parametrize(
-    ("image", "words"),
-    [
-        (Unavailable("the bucket is gone"), "can't be had: the bucket is gone"),
-        (photo(32, 48), "32 x 48 pixels now, the record 48 x 32: it was replaced since"),
-        (photo(48, 32)[:200], "can't be shown"),
-        (b"<svg onload=alert(1)>", "can't be shown"),
-    ],
-)
-def test_pictures_that_can_not_be_shown_are_named(image, words):
-    with pytest.raises(BadInputError, match=words):
-        task_of(made_item(image=image), "files")
 
 
 def test_pictures_travel_in_files_in_tasks_or_as_their_address():
@@ -169,3 +91,13 @@ def test_pictures_travel_in_files_in_tasks_or_as_their_address():
 def test_addresses_that_no_browser_can_fetch_are_refused(uri):
     with pytest.raises(BadInputError, match="export with images=files or embed"):
         task_of(made_item(image_uri=uri), "uri")
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://bucket.example.org/a.jpg?X-Amz-Signature=0a1b2c", "https://me:secret@example.org/a.jpg"]
+)
+def test_an_address_that_works_with_credentials_alone_is_refused_and_not_shown(uri):
+    with pytest.raises(BadInputError, match="its address holds credentials") as caught:
+        task_of(made_item(image_uri=uri), "uri")
+    assert "0a1b2c" not in str(caught.value)
+    assert "secret" not in str(caught.value)

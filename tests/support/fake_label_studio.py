@@ -29,8 +29,10 @@ class FakeLabelStudio(ThreadingHTTPServer):
         self.tasks: dict[int, dict] = {}
         self.files: list[str] = []
         self.page = 1000  # tasks at most
+        self.lag = 0  # lists of tasks that are asked for until imported ones appear, as on servers with a queue
         self.faults: list[tuple[str, object]] = []
         self.requests: list[str] = []
+        self.queue: list[tuple[int, dict]] = []
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -100,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.projects[number] = json.loads(body) | {"id": number}
             return 201, server.projects[number]
         if (method, path) == ("GET", "/api/tasks"):
+            self._work_off()
             size, page = min(int(query["page_size"][0]), server.page), int(query["page"][0])
             fields = query["include"][0].split(",")
             mine = [task for task in server.tasks.values() if str(task["project"]) == query["project"][0]]
@@ -121,6 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._project(int(project[1]), project[2], query, body)
         return 404, {"detail": "Not found."}
 
+    def _work_off(self):
+        waiting, self.server.queue = self.server.queue, []
+        for lag, task in waiting:
+            if lag > 0:
+                self.server.queue.append((lag - 1, task))
+            else:
+                place = len(self.server.tasks) + 1
+                self.server.tasks[place] = task | {"id": place, "total_annotations": 0}
+
     def _project(self, number, rest, query, body):
         server = self.server
         if rest == "/file-uploads":
@@ -130,8 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
                 server.files.append(f"upload/{number}/0a1b2c3d-{name.decode()}")
             return 201, {}
         if rest == "/import":
-            for task in json.loads(body):
-                place = len(server.tasks) + 1
-                server.tasks[place] = task | {"id": place, "project": number, "total_annotations": 0}
+            server.queue += [(server.lag, task | {"project": number}) for task in json.loads(body)]
+            if not server.lag:
+                self._work_off()
             return 201, {}
         return 200, server.projects[number]

@@ -61,6 +61,7 @@ def made_item(rank: int = 0, width: int = 48, height: int = 32, **changes: Any) 
         "image_uri": "s3://bucket/photos/a.jpg",
         "image_width": width,
         "image_height": height,
+        "image_sha256": None,
         "label": "cat",
         "transparent": False,
         "prompt_box": [4.0, 3.0, width - 6.0, height - 2.0],
