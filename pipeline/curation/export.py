@@ -6,7 +6,6 @@ are described in docs/curation.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import deque
@@ -63,7 +62,7 @@ class Exported:
         objects: Objects in it.
         reviewed: Of them, how many have an alpha that a reviewer corrected.
         without_alpha: Error records that were chosen, too, and have nothing to export.
-        faults: Of objects that were chosen and are missing.
+        faults: Of objects that were chosen and are missing, or are not what they should be.
         files: What the form tells about its files.
     """
 
@@ -78,7 +77,7 @@ class Exported:
 
     @property
     def complete(self) -> bool:
-        """Whether every chosen object that has an alpha is there."""
+        """Whether every chosen object that has an alpha is there, and nothing is wrong with it."""
         return not self.faults
 
     def counts(self) -> dict[str, int]:
@@ -93,7 +92,8 @@ class Exported:
         if self.without_alpha:
             lines.append(f"  {self.without_alpha:,} chosen error records have no alpha, and were left out")
         if self.faults:
-            lines.append(f"  {len(self.faults):,} objects could not be exported ({FAULTS} lists them all):")
+            missing = "their objects are missing unless a reason says otherwise"
+            lines.append(f"  {len(self.faults):,} faults; {missing} ({FAULTS} lists them all):")
             lines += [f"    {show(fault.record_id)}: {fault.reason}" for fault in self.faults[:_NAMED]]
         return "\n".join(lines)
 
@@ -123,7 +123,7 @@ def export_accepted(
         ConfigurationError: There are no decisions or none like that, their runs are not there, the folder isn't
             empty, the condition can't be used, or the store refuses.
         TransientError: The store failed repeatedly.
-        OSError: A data file of a run can't be read.
+        PipelineError: A data file of a run is damaged.
     """
     if form not in _FORMS:
         raise ConfigurationError(f"unknown form {form!r}: choose one of {', '.join(_FORMS)}")
@@ -175,12 +175,10 @@ class _Result:
 def _make(form: Form, image: SelectedImage) -> _Result:
     """Fetch, check and encode one image with its objects; called by threads."""
     picture: Upright | None = None
-    sha256 = ""
     if form.needs != "nothing":
         fetched = image.original()
         if isinstance(fetched, Unavailable):
             return _Result([], [_fault(image, item, fetched) for item in image.objects])
-        sha256 = hashlib.sha256(fetched).hexdigest()
         try:
             pixels = form.needs == "pixels"
             picture = upright(fetched, image.max_pixels, pixels=pixels, file=not pixels)
@@ -191,7 +189,7 @@ def _make(form: Form, image: SelectedImage) -> _Result:
     for item in image.objects:
         try:
             subject = Subject(image, picture, item, item.matte(image.max_pixels))
-            _check(subject, sha256)
+            _check(subject)
             content = form.encode(subject)
         except (BadInputError, SDMatteError) as error:
             faults.append(_fault(image, item, str(error)))
@@ -202,11 +200,11 @@ def _make(form: Form, image: SelectedImage) -> _Result:
     return _Result(made, faults)
 
 
-def _check(subject: Subject, sha256: str) -> None:
+def _check(subject: Subject) -> None:
     """Refuse alphas that don't lie over their photo."""
     if (picture := subject.upright) is None:
         return
-    subject.image.check_unchanged(subject.item, sha256)
+    picture.check_unchanged(subject.item.record)
     height, width = subject.matte.shape
     if (width, height) != (picture.width, picture.height):
         raise SDMatteError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.curation.decisions import read_curation, read_decisions
 from pipeline.curation.schema import Decision
-from pipeline.errors import BadInputError, ConfigurationError, ErrorCode
+from pipeline.errors import ConfigurationError
 from pipeline.ids import key_hash, show
 from pipeline.latest import Chain
 from pipeline.masks import decode_png
@@ -32,14 +32,16 @@ from pipeline.where import parse
 from sdmatte.urls import redact
 
 _PLANNED = ["record_id", "image_id", "image_uri", "label", "status"]
-_REVIEWED = ["record_id", "reviewed_run_id", "reviewed_at", "run_id", "edited_pixels"]
+_REVIEWED = ["record_id", "reviewed_run_id", "reviewed_at", "run_id"]
+_AGAIN = "decide again, with jobs/curate.py"
+_FOLLOWS = {"accept": "accept", "fix": "review", "reject": "reject"}  # from a verdict
 _ALPHA = pa.schema([RECORDS.field("alpha")])
 _NO_PLACE = -1
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An object that was chosen and can't be had.
+    """What is wrong with an object that was chosen; in general it can't be had.
 
     Attributes:
         record_id: Its id.
@@ -59,7 +61,7 @@ class SelectedObject:
     Attributes:
         record: Its row of :data:`pipeline.schema.RECORDS`, with the alpha that counts.
         decision: What was decided.
-        reviewed: The alpha is a reviewer's correction, not the model's.
+        reviewed: The alpha is that of a reviewer, and differs from the model's.
     """
 
     record: dict[str, Any]
@@ -111,23 +113,6 @@ class SelectedImage:
             return Unavailable("the record doesn't say where its image is")
         return next(data for _, data in read_originals([self.uri], self.max_pixels))
 
-    def check_unchanged(self, item: SelectedObject, sha256: str) -> None:
-        """Refuse an original that isn't any more the file that an object's alpha was made of.
-
-        Args:
-            item: One of `objects`.
-            sha256: Of the original's bytes, hexadecimal.
-
-        Raises:
-            BadInputError: It has changed.
-        """
-        expected = item.record["image_sha256"]
-        if expected is not None and sha256 != expected:
-            raise BadInputError(
-                ErrorCode.IMAGE_CORRUPT,
-                f"{redact(self.uri)} has changed since its alpha was made (SHA-256): label it again",
-            )
-
 
 class Selection:
     """What decisions chose, by its place in the runs' files.
@@ -135,7 +120,7 @@ class Selection:
     Attributes:
         decision: Which of the decisions.
         labels: All labels of the chosen objects, sorted; None at the end, if some have none.
-        faults: Of what was chosen and isn't in its run any more.
+        faults: Of what was chosen and isn't what was decided about any more, and of records that are there twice.
         without_alpha: How many of the chosen are error records, and so have nothing to export.
         runs: How many objects come from each run, by its id.
         max_pixels: Limit on width x height of the images, from the runs' configurations.
@@ -170,10 +155,11 @@ class Selection:
             ConfigurationError: There are no decisions, their runs are not there (any more), or the condition can't be
                 used.
             TransientError: The store failed repeatedly.
+            PipelineError: A data file is damaged.
         """
         self = cls(decision)
         condition = None if where is None else parse(where)
-        chosen = read_decisions(decisions, decision, ["record_id", "output", "run_id"])
+        chosen = read_decisions(decisions, decision, ["record_id", "output", "run_id", "reason"])
         self.curation = read_curation(decisions)
         tables: list[pa.Table] = []
         for output in sorted(pc.unique(chosen["output"]).to_pylist()):
@@ -186,10 +172,11 @@ class Selection:
     def images(self) -> Iterator[SelectedImage]:
         """Yield the images in an order that depends on the runs' files and the tars alone.
 
-        Files come first, unread, in the order of their records; then tars, each read once, in theirs.
+        Files come first, unread, in the order of their records; then tars and Parquet manifests, each read once, in
+        theirs.
 
         Raises:
-            OSError: A data file of a run can't be read.
+            PipelineError: A data file of a run is damaged.
         """
         groups = self._groups()
         for shard, of_shard in groupby(groups, key=lambda group: group[0]):
@@ -208,38 +195,73 @@ class Selection:
 
     def _find(self, output: str, chosen: pa.Table, where: pc.Expression | None) -> Iterator[pa.Table]:
         """Yield the places of an output's chosen records."""
-        runs = {run.run_id: run for run in Chain.open(output).runs.values()}
+        chain = Chain.open(output)
+        runs = {run.run_id: run for run in chain.runs.values()}
         ids = set(pc.unique(chosen["run_id"]).to_pylist())
         if unknown := sorted(ids - set(runs)):
             raise ConfigurationError(
                 f"the decisions name the run {unknown[0]} in {redact(output)}, which isn't there (any more): "
                 "decide again with jobs/curate.py, which names the runs that are"
             )
+        chosen = self._still_true(chain, chosen)
         tables: list[pa.Table] = []
         for name, run in runs.items():
             if name in ids:
                 tables += self._find_in_run(run, chosen.filter(pc.equal(chosen["run_id"], name)), where)
         if tables:
-            yield self._with_corrections(output, pa.concat_tables(tables))
+            found = _last_of_each(pa.concat_tables(tables))
+            for row in pc.value_counts(found["run_id"].combine_chunks()).to_pylist():
+                self.runs[row["values"]] = row["counts"]
+            yield self._with_corrections(output, found)
+
+    def _still_true(self, chain: Chain, chosen: pa.Table) -> pa.Table:
+        """Leave out what is gone, has been labelled again, or was judged otherwise, since the decisions."""
+        now = chain.records(["record_id", "run_id"], pc.field("record_id").isin(chosen["record_id"]))
+        reviews = reviews_of(chain.path, now, ["record_id", "verdict"])
+        runs = pa.array([run.run_id for run in chain.complete().values()], pa.string())
+        at = pc.index_in(chosen["record_id"], now["record_id"].combine_chunks())
+        anew = pc.not_equal(
+            pc.index_in(now["run_id"], runs).take(at), pc.fill_null(pc.index_in(chosen["run_id"], runs), -1)
+        )
+        verdict = reviews["verdict"].take(pc.index_in(chosen["record_id"], reviews["record_id"].combine_chunks()))
+        faults = {
+            f"no complete run holds it any more: {_AGAIN}": pc.is_null(at),
+            f"another run has labelled it since: {_AGAIN}": pc.fill_null(anew, False),
+            f"a review has come since that says otherwise: {_AGAIN}": self._contradicts(verdict, chosen["reason"]),
+        }
+        keep = np.ones(len(chosen), np.bool_)
+        for reason, where in faults.items():
+            rows = np.flatnonzero(np.asarray(where.to_numpy(), np.bool_) & keep)
+            keep[rows] = False
+            self.faults += [
+                Fault(number, "", reason) for number in chosen["record_id"].take(pa.array(rows)).to_pylist()
+            ]
+        return chosen.filter(pa.array(keep))
+
+    def _contradicts(self, verdict: pa.ChunkedArray, reason: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Tell where the verdict of a person, or that there is none any more, leads to another decision."""
+        agreeing = [said for said, decision in _FOLLOWS.items() if decision == self.decision]
+        judged = pc.is_in(verdict, pa.array([*_FOLLOWS]))
+        against = pc.and_(judged, pc.invert(pc.is_in(verdict, pa.array(agreeing, pa.string()))))
+        was_judged = pc.starts_with(pc.fill_null(reason, ""), "verdict: ")
+        return pc.or_(against, pc.and_(pc.invert(judged), was_judged))
 
     def _find_in_run(self, run: RunDirectory, chosen: pa.Table, where: pc.Expression | None) -> Iterator[pa.Table]:
         self.max_pixels = max(self.max_pixels, int(run.info["config"]["input"]["max_pixels"]))
         self.runs[run.run_id] = 0
         wanted = np.sort(chosen["record_id"].to_numpy())
-        seen = np.zeros(len(wanted), np.bool_)
+        seen = np.zeros(len(wanted), np.int64)
         for ids, table in self._rows.add(run.dataset(), wanted, _PLANNED, where):
-            seen[np.searchsorted(wanted, ids)] = True
+            np.add.at(seen, np.searchsorted(wanted, ids), 1)
             ok = table.filter(pc.equal(table["status"], "ok"))
             self.without_alpha += len(table) - len(ok)
-            self.runs[run.run_id] += len(ok)
             yield ok.append_column("run_id", pa.array([run.run_id] * len(ok), pa.string()))
-        gone = f"the run {run.run_id} doesn't hold this record any more: decide again"
-        self.faults += [Fault(int(number), "", gone) for number in wanted[~seen]]
+        doubled = f"it is in the run {run.run_id} twice, of which the last one was taken; see jobs/runs.py reconcile"
+        self.faults += [Fault(int(number), "", doubled) for number in wanted[seen > 1]]
 
     def _with_corrections(self, output: str, found: pa.Table) -> pa.Table:
-        """Add the places of the alphas that reviewers corrected, as `alpha_group` and `alpha_row`."""
+        """Add the places of the reviews that count, which hold alphas, as `alpha_group` and `alpha_row`."""
         reviews = reviews_of(output, found, _REVIEWED)
-        reviews = reviews.filter(pc.greater(pc.fill_null(reviews["edited_pixels"], 0), 0))
         places: dict[int, tuple[int, int]] = {}
         for name in sorted(set(reviews["run_id"].to_pylist())):
             counting = reviews.filter(pc.equal(reviews["run_id"], name)).to_pylist()
@@ -260,7 +282,8 @@ class Selection:
     def _arrange(self, found: pa.Table) -> None:
         """Order the objects by tar, then image; both in the order in which records name them first."""
         self.labels = sorted(pc.unique(found["label"]).to_pylist(), key=lambda label: (label is None, label))
-        uris = pc.fill_null(found["image_uri"], "").combine_chunks().dictionary_encode()
+        # Large strings: all URIs of a corpus may be more than the 2 GiB that an array of others can hold.
+        uris = pc.fill_null(found["image_uri"].cast(pa.large_string()), "").combine_chunks().dictionary_encode()
         self._uris = uris.dictionary.to_pylist()
         shards = [shard if member else "" for shard, member in map(split_member, self._uris)]
         number: dict[str, int] = {"": -1}
@@ -294,7 +317,16 @@ class Selection:
 
     def _object(self, place: dict[str, int]) -> SelectedObject:
         record = self._rows.row(place["group"], place["row"], RECORDS)
-        corrected = place["alpha_group"] != _NO_PLACE
-        if corrected:
-            record |= self._rows.row(place["alpha_group"], place["alpha_row"], _ALPHA)
-        return SelectedObject(record, self.decision, corrected)
+        if place["alpha_group"] == _NO_PLACE:
+            return SelectedObject(record, self.decision, reviewed=False)
+        alpha = self._rows.row(place["alpha_group"], place["alpha_row"], _ALPHA)["alpha"]
+        # That a reviewer changed nothing doesn't tell: what they were shown may have been an earlier correction.
+        reviewed = bool(alpha and alpha["bytes"]) and alpha != record["alpha"]
+        return SelectedObject(record | {"alpha": alpha} if reviewed else record, self.decision, reviewed)
+
+
+def _last_of_each(found: pa.Table) -> pa.Table:
+    """Keep the last row of each record_id, as :mod:`pipeline.curation.view` does."""
+    ids = found["record_id"].to_numpy()
+    last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
+    return found if len(last) == len(ids) else found.take(pa.array(np.sort(last)))

@@ -93,7 +93,7 @@ def test_what_can_not_be_had_is_listed_and_the_rest_is_exported(tmp_path, broken
         assert words in reason
     manifest = json.loads((out / MANIFEST).read_text())
     assert (manifest["complete"], manifest["counts"]["faults"], len(manifest["faults"])) == (False, 5, 5)
-    assert "5 objects could not be exported" in str(done)
+    assert "5 faults" in str(done)
     assert reasons[2] in str(done)
 
 

@@ -7,7 +7,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.row_groups import RowGroups
+from pipeline.errors import PipelineError
+from pipeline.row_groups import RESTORE, RowGroups, parquet_dataset, readable
 
 SCHEMA = pa.schema([("record_id", pa.int64()), ("label", pa.string()), ("alpha", pa.binary())])
 
@@ -56,3 +57,38 @@ def test_memory_is_bounded_and_only_wanted_rows_are_kept(dataset):
         assert sum(table.nbytes for table in groups._cache.values()) <= 4500
         assert all(len(table) <= 2 for table in groups._cache.values())
     assert len(groups._cache) > 1
+
+
+def test_a_truncated_file_is_named_with_what_to_do(dataset, tmp_path):
+    file = tmp_path / "0.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(PipelineError, match=r"0\.parquet: a data file can't be read .*jobs/runs\.py redo"):
+        list(RowGroups().add(dataset, np.array([2]), ["record_id"]))
+
+
+@pytest.mark.parametrize("damage", ["gone", "overwritten"])
+def test_what_happens_to_a_file_between_finding_and_reading_is_told(dataset, tmp_path, damage):
+    groups = RowGroups()
+    found = places(groups.add(dataset, np.array([2]), ["record_id"], cure=RESTORE))
+    file = tmp_path / "0.parquet"
+    file.unlink()
+    if damage == "overwritten":
+        file.write_bytes(b"nonsense")
+    with pytest.raises(PipelineError, match="restore it, or move it away"):
+        groups.row(*found[2], SCHEMA)
+
+
+def test_files_of_reviews_are_read_in_the_same_way(dataset, tmp_path):
+    groups = RowGroups()
+    found = places(groups.add(parquet_dataset(str(tmp_path / "1.parquet")), np.array([104]), ["record_id"]))
+    assert groups.row(*found[104], SCHEMA)["alpha"] == bytes([104]) * 1000
+    (tmp_path / "1.parquet").write_bytes(b"nonsense")
+    with pytest.raises(PipelineError, match=r"1\.parquet.*restore it"):
+        parquet_dataset(str(tmp_path / "1.parquet"))
+
+
+def test_faults_of_data_files_hide_credentials():
+    with pytest.raises(PipelineError) as error, readable("s3://key:secret@bucket/a.parquet"):
+        raise OSError("https://host/a?X-Amz-Signature=abc")
+    assert "secret" not in str(error.value)
+    assert "abc" not in str(error.value)

@@ -1,11 +1,13 @@
 """Exported photos, as readers that know nothing of this project see them."""
 
+import hashlib
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import BadInputError, ErrorCode
 from pipeline.upright import upright
 from sdmatte.errors import ImageError
 from sdmatte.images import decode_image
@@ -62,3 +64,30 @@ def test_damaged_and_huge_ones_are_refused():
         upright(FILES["plain.png"][:-40], MAX)
     with pytest.raises(ImageError, match="pixels"):
         upright(FILES["plain.png"], 100)
+
+
+def record(**columns):
+    made = upright(FILES["plain.png"], MAX)
+    known = {"image_uri": "s3://bucket/a.png", "image_sha256": made.sha256, "image_width": 64, "image_height": 48}
+    return known | columns
+
+
+def test_what_the_alpha_was_made_of_is_known_by_its_bytes():
+    made = upright(FILES["plain.png"], MAX)
+    made.check_unchanged(record())
+    made.check_unchanged(record(image_sha256=None, image_width=None, image_height=None))
+    replaced = upright(FILES["plain.webp"], MAX)  # of the same size
+    with pytest.raises(BadInputError, match=r"s3://bucket/a\.png has changed since") as error:
+        replaced.check_unchanged(record())
+    assert error.value.code == ErrorCode.IMAGE_CORRUPT
+
+
+def test_another_size_is_told_also_where_no_hash_is_known():
+    with pytest.raises(BadInputError, match=r"64 x 48 pixels now, its record 60 x 48") as error:
+        upright(FILES["plain.png"], MAX).check_unchanged(record(image_sha256=None, image_width=60))
+    assert error.value.code == ErrorCode.PROMPT_FRAME_MISMATCH
+
+
+def test_the_hash_is_that_of_the_original_also_where_it_is_encoded_again():
+    made = upright(FILES["turned.jpg"], MAX)
+    assert made.sha256 == hashlib.sha256(FILES["turned.jpg"]).hexdigest() != hashlib.sha256(made.data).hexdigest()
