@@ -100,7 +100,11 @@ def _add_decide(command: argparse.ArgumentParser) -> None:
         "--target-error", type=float, metavar="MAD", help="as many as possible, with this mean predicted error"
     )
     rules.add_argument(
-        "--budget", type=int, metavar="N", help="at most N are reviewed; alone: the worst N, and the rest is accepted"
+        "--budget",
+        type=int,
+        metavar="N",
+        help="at most N are reviewed; alone: the worst N, the rest is accepted, and what has no score that was "
+        "calibrated for its model is reviewed, too",
     )
     rules.add_argument("--accept-above", type=float, metavar="QUALITY", help="only of at least this quality")
     rules.add_argument(

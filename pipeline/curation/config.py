@@ -30,7 +30,7 @@ class DecideSettings(Section):
     reject: tuple[str, ...] = ()
     """Conditions; where one holds the object is rejected."""
     budget: int | None = Field(default=None, ge=0)
-    """Objects that people can look at."""
+    """Objects that people can look at. As the only rule: the worst ones; nothing is rejected for being over it."""
     target_error: float | None = Field(default=None, ge=0, le=1)
     """The mean predicted_mad of what is accepted must not exceed this."""
     rank: Literal["absolute", "relative"] = "absolute"

@@ -8,8 +8,9 @@ Each record is settled by the first rule that applies:
 4. A condition for rejection holds: reject.
 5. What may be accepted (all conditions for acceptance hold; the predicted error can be relied upon, where it is used)
    is capped per stratum, best first; then cut where the mean predicted error would exceed the target.
-6. What remains is for people, worst first, as far as the budget goes. A budget alone takes the worst of what could be
-   accepted; else what is over the budget is rejected.
+6. What remains is for people, worst first, as far as the budget goes; what is over it is rejected. A budget alone
+   takes the worst of what could be accepted and rejects nothing: what has no score to rely upon waits for a person,
+   also over the budget.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipeline.curation.images import Groups
 from pipeline.curation.schema import Decision
 from pipeline.curation.strata import Strata, spread
 from pipeline.curation.view import VERDICTS, View, columns_named
-from pipeline.errors import ErrorCode
+from pipeline.errors import ConfigurationError, ErrorCode
 
 SCORES = frozenset({"predicted_mad", "quality"})
 _LEAST_AREA = 1e-4  # of the image: smaller objects don't count for more
@@ -44,12 +45,14 @@ class Rule:
         before: Text before the figure.
         figure: Column that the figure is from, or `image` (the kept image's id) or `stratum`; None: there is none.
         after: Text after the figure.
+        than: What the figure was compared with: it is rounded only so far that the comparison still holds.
     """
 
     decision: Decision
     before: str
     figure: str | None = None
     after: str = ""
+    than: float | None = None
 
     @property
     def name(self) -> str:
@@ -105,6 +108,9 @@ def decide(view: View, settings: DecideSettings, groups: Groups, strata: Strata)
         settings: The rules.
         groups: Of near-duplicates.
         strata: What budgets and caps are spread over.
+
+    Raises:
+        ConfigurationError: A budget is the only rule, and nothing has a score to rely upon.
     """
     mad = view.numbers("predicted_mad")
     relied = np.isfinite(mad) & view.equal("calibration_matches", value=True)
@@ -114,6 +120,12 @@ def decide(view: View, settings: DecideSettings, groups: Groups, strata: Strata)
     fix = _settle_what_is_known(view, settings, groups, decided)
     _reject_by_condition(view, settings, decided, fix)
     acceptable, waiting = _sort_out(view, settings, decided, fix)
+    if not _is_cap(settings) and waiting.any() and not relied.any():
+        raise ConfigurationError(
+            f"none of {int(waiting.sum()):,} mattes has a predicted_mad that was calibrated for its model, so "
+            "--budget alone can't tell the worst: calibrate for this model (jobs/calibrate.py), or say by other "
+            "columns what can be accepted unseen (--accept CONDITION)"
+        )
     if settings.at_most is not None:
         _cap(view, settings.at_most, decided, strata, acceptable)
     if settings.target_error is not None:
@@ -153,7 +165,7 @@ def reasons(decided: Decided, table: pa.Table, rows: NDArray[np.int64], figures:
             continue
         column = (figures[each.figure] if each.figure in figures else table[each.figure]).take(pa.array(some))
         if pa.types.is_floating(column.type):
-            column = pc.round(column, _DIGITS)
+            column = _rounded(column, each.than)
         figure = pc.fill_null(pc.cast(column, pa.string()), "missing")
         text = pc.binary_join_element_wise(each.before, figure, each.after, "")
         texts.append(text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text)
@@ -180,7 +192,7 @@ def _settle_what_is_known(view: View, settings: DecideSettings, groups: Groups, 
 def _reject_by_condition(view: View, settings: DecideSettings, decided: Decided, fix: NDArray[np.bool_]) -> None:
     if settings.reject_below is not None:
         low = decided.relied & (view.numbers("quality") < _as_stored(settings.reject_below))
-        decided.settle(low & ~fix, Rule("reject", "quality ", "quality", f" < {settings.reject_below:g}"))
+        decided.settle(low & ~fix, _quality("reject", "<", settings.reject_below))
     for condition in settings.reject:
         met = view.met[condition] & ~fix
         if SCORES & columns_named(condition):
@@ -201,13 +213,13 @@ def _sort_out(
         decided.settle(~decided.relied, Rule("review", "predicted_mad was calibrated for another model"))
     if settings.accept_above is not None:
         high = view.numbers("quality") >= _as_stored(settings.accept_above)
-        decided.settle(~high, Rule("review", "quality ", "quality", f" < {settings.accept_above:g}"))
+        decided.settle(~high, _quality("review", "<", settings.accept_above))
     for condition in settings.accept:
         decided.settle(~view.met[condition], Rule("review", f"not met: {condition}"))
     acceptable = decided.open
     if settings.accept_above is not None:
         more = "".join(f"; {condition}" for condition in settings.accept)
-        rule = Rule("accept", "quality ", "quality", f" >= {settings.accept_above:g}{more}")
+        rule = _quality("accept", ">=", settings.accept_above, more)
     else:
         rule = Rule("accept", f"accept: {'; '.join(settings.accept)}")
     if _is_cap(settings):
@@ -251,10 +263,10 @@ def _cut_at_target(
     order = np.lexsort((view.ids()[rows], mad))
     allowed = max(target, _as_stored(target)) * (1 + _RELATIVE) * np.arange(1, len(rows) + 1)
     within = int((np.cumsum(mad[order]) <= allowed).sum())
-    after = f" is within the target error {target:g}"
+    after = f" is within the target error {_text(target)}"
     decided.replace(rows[order[:within]], Rule("accept", "predicted_mad ", "predicted_mad", after))
     beyond = rows[order[within:]]
-    after = f" is beyond the target error {target:g}"
+    after = f" is beyond the target error {_text(target)}"
     decided.replace(beyond, Rule("review", "predicted_mad ", "predicted_mad", after))
     acceptable[beyond] = False
     waiting[beyond] = True
@@ -284,7 +296,8 @@ def _review(
         chosen[ranked[by_stratum]] = _place_within(codes[by_stratum]) < quota[codes[by_stratum]]
         after = f" is among {_worst(settings)}"
         decided.replace(chosen & acceptable, Rule("review", "predicted_mad ", "predicted_mad", after))
-        _reject_over_budget(decided, waiting & ~chosen, settings.budget)
+        if _is_cap(settings):
+            _reject_over_budget(decided, waiting & ~chosen, settings.budget)
     ranked = order[decided.are("review")[order]]
     decided.rank[ranked] = np.arange(len(ranked))
 
@@ -295,7 +308,7 @@ def _reject_over_budget(decided: Decided, rows: NDArray[np.bool_], budget: int) 
         after = f"; over the review budget of {budget}"
         changed = Rule("reject", rule.before if rule.figure else rule.before + after, rule.figure)
         if rule.figure:
-            changed = Rule("reject", rule.before, rule.figure, rule.after + after)
+            changed = Rule("reject", rule.before, rule.figure, rule.after + after, rule.than)
         decided.replace(rows & (decided.rule == index), changed)
 
 
@@ -303,6 +316,24 @@ def _place_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the place of each row within its run of equal codes; the codes are sorted."""
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     return np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
+
+
+def _quality(decision: Decision, sign: str, than: float, more: str = "") -> Rule:
+    return Rule(decision, "quality ", "quality", f" {sign} {_text(than)}{more}", _as_stored(than))
+
+
+def _text(value: float) -> str:
+    """Return a setting with all its digits."""
+    return np.format_float_positional(value, trim="-")
+
+
+def _rounded(column: pa.ChunkedArray, than: float | None) -> pa.ChunkedArray:
+    """Round figures, but none to the other side of what it was compared with."""
+    rounded = pc.round(column, _DIGITS)
+    if than is None:
+        return rounded
+    limit = pa.scalar(than, column.type)
+    return pc.if_else(pc.equal(pc.less(rounded, limit), pc.less(column, limit)), rounded, column)
 
 
 def _as_stored(value: float) -> float:

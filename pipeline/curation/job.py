@@ -44,7 +44,6 @@ def curate(settings: DecideSettings) -> Curated:
         ConfigurationError: A run or condition can't be used, or the folder holds other files.
         TransientError: The store failed repeatedly.
         PipelineError: A data file is damaged.
-        OSError: A data file can't be read.
     """
     out = storage.absolute(settings.out).rstrip("/")
     _check_folder(out)

@@ -7,7 +7,6 @@ than half of them for the image's key and URI.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +20,14 @@ from pipeline.curation.config import DecideSettings
 from pipeline.curation.schema import DECISIONS
 from pipeline.curation.strata import columns_of
 from pipeline.inspection import open_chain
-from pipeline.latest import Chain
+from pipeline.latest import Chain, counting
 from pipeline.schema import RECORDS
 from pipeline.where import parse
 
 VERDICTS = ("accept", "fix", "reject")
 
 _REPEATING = ("run_id", "label", "prompt_kind", "status", "error_code", "shard")
+_LONG = ("image_key", "image_uri")
 _REVIEW = ["record_id", "verdict", "reviewer", "reviewed_at"]
 _MADE = [
     "output",
@@ -47,7 +47,7 @@ class View:
     """Records that count, one row each.
 
     Attributes:
-        table: Their columns, and `output`; strings that repeat are dictionaries.
+        table: Their columns, and `output`, in one chunk each; strings that repeat are dictionaries, others are large.
         met: For each condition the rows that meet it, ``(N,)`` bool.
         verdict: ``(N,)`` int8: index into :data:`VERDICTS`, -1 without.
         review: ``(N,)`` int32: row of `reviews`, -1 without.
@@ -100,12 +100,12 @@ def read_view(settings: DecideSettings) -> View:
         ConfigurationError: An output holds no complete run, or a file of reviews is damaged.
         TransientError: The store failed repeatedly.
         PipelineError: A data file is damaged.
-        OSError: A data file can't be read.
     """
     paths = list(dict.fromkeys(storage.absolute(path).rstrip("/") for path in settings.runs))
     parts = [_read(path, settings, several=len(paths) > 1) for path in paths]
-    table = pa.concat_tables([part.table for part in parts]).unify_dictionaries()
-    counts, clashes = _latest(table, parts)
+    # In one chunk: `take` of some rows would join the chunks of each column anew, every time.
+    table = pa.concat_tables([part.table for part in parts]).unify_dictionaries().combine_chunks()
+    counts, clashes = _latest(table, several=len(parts) > 1)
     offsets = np.cumsum([0, *(len(part.reviews) for part in parts)])
     review = [np.where(part.review < 0, -1, part.review + at) for part, at in zip(parts, offsets, strict=False)]
     faults, notes = [fault for part in parts for fault in part.faults], [note for part in parts for note in part.notes]
@@ -136,6 +136,8 @@ def _read(path: str, settings: DecideSettings, *, several: bool) -> View:
     row = pa.array(np.arange(len(table)))
     met = {text: _rows_that_meet(table.append_column("row", row), text) for text in conditions}
     table = table.select(sorted(columns))
+    for name in columns.intersection(_LONG):  # all of them may be more than the 2 GiB that other arrays can hold
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.large_string()))
     for name in columns.intersection(_REPEATING):
         table = table.set_column(table.schema.get_field_index(name), name, pc.dictionary_encode(table[name]))
     name = storage.public_uri(chain.path)
@@ -192,19 +194,20 @@ def _reviews(chain: Chain, table: pa.Table) -> tuple[NDArray[np.int8], NDArray[n
     return verdict, review, found.select(["reviewer", "reviewed_at"]), stale
 
 
-def _latest(table: pa.Table, parts: Sequence[View]) -> tuple[NDArray[np.bool_], int]:
-    """Tell which rows count, and how many records of one id show different pictures."""
+def _latest(table: pa.Table, *, several: bool) -> tuple[NDArray[np.bool_], int]:
+    """Tell which rows count, and how many of the others show a different picture than the one of their id that counts.
+
+    Of a record that is twice in one output, which is a fault, the later row counts.
+    """
     ids = table["record_id"].to_numpy()
-    if len(parts) > 1:
-        labelled = pc.fill_null(pc.cast(table["labelled_at"], pa.int64()), np.iinfo(np.int64).min).to_numpy()
-        order = np.lexsort((labelled, ids))  # stable: of equal ones the output named last comes last
-    else:
-        order = np.argsort(ids, kind="stable")
-    same = ids[order][1:] == ids[order][:-1]
-    counts = np.ones(len(table), np.bool_)
-    counts[order[:-1][same]] = False
-    if len(parts) == 1 or not same.any():
+    if not several:
+        counts = np.zeros(len(ids), np.bool_)
+        counts[len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]] = True
         return counts, 0
-    hashes = table["image_phash"].take(pa.array(order))
-    differ = pc.fill_null(pc.not_equal(hashes.slice(1), hashes.slice(0, len(order) - 1)), False)
-    return counts, int((np.asarray(differ.to_numpy(), np.bool_) & same).sum())
+    counts = counting(table)
+    rows, others = np.flatnonzero(counts), np.flatnonzero(~counts)
+    order = np.argsort(ids[rows], kind="stable")
+    stand_in = rows[order[np.searchsorted(ids[rows], ids[others], sorter=order)]]
+    hashes = table["image_phash"]
+    differ = pc.not_equal(hashes.take(pa.array(others)), hashes.take(pa.array(stand_in)))
+    return counts, int(pc.sum(differ).as_py() or 0)

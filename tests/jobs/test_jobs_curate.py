@@ -104,3 +104,24 @@ def test_from_a_run_to_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "2 objects of 2 images as trimaps" in capsys.readouterr().out
     assert json.loads((tmp_path / "trimaps" / "export.json").read_text())["settings"]["trimap_radius"] == 0.02
     assert job.main(export) == 2  # it is there already
+
+
+def test_a_damaged_data_file_ends_both_commands_with_what_to_do(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide = ["decide", str(run), "--out", str(tmp_path / "out"), "--budget", "2"]
+    assert job.main(decide) == 0
+    (file,) = (run / "records").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-50])
+    for command in (decide, ["export", str(tmp_path / "out"), "--as", "trimaps", "--out", str(tmp_path / "set")]):
+        capsys.readouterr()
+        assert job.main(command) == 1
+        assert "jobs/runs.py redo" in capsys.readouterr().err
+
+
+def test_a_budget_alone_without_a_calibration_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored_run(tmp_path / "run", [scored(n, n / 100, calibration_matches=False) for n in range(5)])
+    assert job.main(["decide", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--budget", "2"]) == 2
+    assert "jobs/calibrate.py" in capsys.readouterr().err

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import ConfigurationError
 from support.curation_runs import decided, decisions, failed, outcome, reasons, review, scored, scored_run
 
 
@@ -137,13 +139,53 @@ def test_small_objects_count_by_their_size(tmp_path: Path, out: Path) -> None:
     assert ranked(out) == [1, 2, 3, 4]
 
 
-def test_what_cannot_be_accepted_goes_first_and_is_lost_over_the_budget(tmp_path: Path, out: Path) -> None:
+def test_a_budget_alone_loses_nothing_that_has_no_score(tmp_path: Path, out: Path) -> None:
     rows = [scored(1, 0.5), scored(2, None), scored(3, 0.01, calibration_matches=False), scored(4, None)]
     scored_run(tmp_path / "run", rows)
     decided(out, tmp_path / "run", budget=2)
+    assert ranked(out) == [3, 2, 4]
+    assert outcome(out) == {1: "accept", 2: "review", 3: "review", 4: "review"}
+    assert reasons(out)[4] == "predicted_mad is missing"
+
+
+def test_what_cannot_be_accepted_goes_first_and_is_lost_over_a_budget_beside_another_rule(
+    tmp_path: Path, out: Path
+) -> None:
+    rows = [scored(1, 0.5), scored(2, None), scored(3, 0.01, calibration_matches=False), scored(4, None)]
+    scored_run(tmp_path / "run", rows)
+    decided(out, tmp_path / "run", budget=2, target_error=0.5)
     assert ranked(out) == [3, 2]
     assert outcome(out) == {1: "accept", 2: "review", 3: "review", 4: "reject"}
     assert reasons(out)[4] == "predicted_mad is missing; over the review budget of 2"
+
+
+def test_a_budget_alone_needs_scores_to_rely_upon(tmp_path: Path, out: Path) -> None:
+    rows = [scored(1, 0.01, calibration_matches=False, holes=0), scored(2, None, holes=3), failed(3)]
+    run = scored_run(tmp_path / "run", rows)
+    with pytest.raises(ConfigurationError, match=r"none of 2 mattes .* calibrate .*--accept CONDITION"):
+        decided(out, tmp_path / "run", budget=1)
+    assert not out.exists()
+    decided(out, tmp_path / "run", budget=1, accept=("holes == 0",))
+    assert outcome(out) == {1: "accept", 2: "review", 3: "reject"}
+    for number in (1, 2):  # nothing is left to be told apart
+        review(run, tmp_path / "run", number, "accept")
+    decided(out, tmp_path / "run", budget=1)
+    assert outcome(out) == {1: "accept", 2: "accept", 3: "reject"}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.50000012, 0.123456789])
+def test_reasons_tell_a_figure_from_its_threshold(tmp_path: Path, out: Path, threshold: float) -> None:
+    limit = np.float32(threshold)
+    near = [np.nextafter(limit, np.float32(0)), limit, np.nextafter(limit, np.float32(1)), np.float32(limit / 3)]
+    scored_run(tmp_path / "run", [scored(n, 0.01, quality=float(value)) for n, value in enumerate(near)])
+    decided(out, tmp_path / "run", accept_above=threshold)
+    said = [reasons(out)[n].split() for n in range(4)]
+    assert [sign for _, _, sign, _ in said] == ["<", ">=", ">=", "<"]
+    for _, figure, sign, than in said:
+        assert float(than) == threshold
+        below = np.float32(figure) < np.float32(than)
+        assert below == (sign == "<")
+    assert len(said[3][1]) <= len("0.12345")  # no more digits than it takes
 
 
 def test_a_budget_beside_thresholds_is_a_cap(run: Path, out: Path) -> None:

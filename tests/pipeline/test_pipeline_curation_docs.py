@@ -9,7 +9,8 @@ import pytest
 from support.curation_runs import decided, failed, review, scored, scored_run
 from support.run_rows import gray_png
 
-PAGE = (Path(__file__).parents[2] / "docs" / "curation.md").read_text(encoding="utf-8").partition("\n## Exports")[0]
+DOCS = Path(__file__).parents[2] / "docs" / "curation.md"
+PAGE, _, EXPORTS = DOCS.read_text(encoding="utf-8").partition("\n## Exports")
 SQL = re.findall(r"```sql\n(.+?)```", PAGE, flags=re.DOTALL)
 PYTHON = re.findall(r"```python\n(.+?)```", PAGE, flags=re.DOTALL)
 
@@ -52,3 +53,10 @@ def test_python_gets_at_the_alphas(here: Path) -> None:
     mattes = {row["record_id"]: row["alpha"]["bytes"] for row in names["mattes"].to_pylist()}  # type: ignore[attr-defined]
     assert mattes[40] == b"corrected"
     assert mattes[35].startswith(b"\x89PNG")
+
+
+def test_every_setting_of_exports_is_told() -> None:
+    from jobs.curate import EXPORT_OPTIONS
+
+    told = re.findall(r"`--([a-z-]+) N`", EXPORTS)
+    assert sorted(told) == sorted(name.replace("_", "-") for name in EXPORT_OPTIONS)

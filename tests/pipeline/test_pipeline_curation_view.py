@@ -138,3 +138,24 @@ def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     plain = view_of(tmp_path / "run", duplicates=None).table
     assert {"alpha", "prompt_mask", "image_phash", "coverage", "shard"}.isdisjoint(plain.column_names)
     assert np.isnan(view_of(tmp_path / "run").numbers("image_phash")).all()
+
+
+def test_a_picture_that_differs_is_told_once_for_each_row_it_stands_for(tmp_path: Path) -> None:
+    for name, number in (("a", 5), ("b", 9), ("c", 5)):
+        scored_run(tmp_path / name, [scored(1, image_phash=number)])
+    view = view_of(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert view.superseded == 2
+    assert view.notes[0].startswith("1 records")
+
+
+def test_columns_are_in_one_piece_and_long_texts_may_be_more_than_two_gibibytes(tmp_path: Path) -> None:
+    for name, numbers in (("a", (1, 2)), ("b", (2, 3))):
+        scored_run(tmp_path / name, [scored(n) for n in numbers])
+        scored_run(tmp_path / name, [scored(n + 10) for n in numbers], followup="followups/0001")
+    for table in (view_of(tmp_path / "a").table, view_of(tmp_path / "a", tmp_path / "b").table):
+        # Where there are several, Arrow joins them for each slice of the decisions; and other strings can't be joined.
+        assert {column.num_chunks for column in table.columns} == {1}
+        assert {name: str(table[name].type) for name in ("image_key", "image_uri")} == {
+            "image_key": "large_string",
+            "image_uri": "large_string",
+        }

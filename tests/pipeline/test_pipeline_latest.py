@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.latest import Chain, write
+from pipeline.latest import Chain, counting, write
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.review.schema import REVIEW_COLUMNS, REVIEWS
 from pipeline.review.store import write_reviews
@@ -206,3 +207,22 @@ def test_a_damaged_data_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     data.write_bytes(data.read_bytes()[:-20])
     with pytest.raises(PipelineError, match=r"data file.*jobs/runs\.py redo"):
         Chain.open(str(tmp_path)).records(["record_id"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(1, 5), (1, 3), (2, 1)], [0, 2]),
+        ([(1, 3), (1, 5), (2, 1)], [1, 2]),
+        ([(1, 3), (2, 1), (1, 3)], [1, 2]),  # labelled at the same time: that of the output named last
+        ([(1, None), (1, 3), (1, None)], [1]),
+        ([(1, None), (1, None)], [1]),
+        ([], []),
+    ],
+)
+def test_over_several_outputs_the_record_labelled_last_counts(
+    rows: list[tuple[int, int | None]], expected: list[int]
+) -> None:
+    schema = pa.schema([RECORDS.field(name) for name in ("record_id", "labelled_at")])
+    table = pa.table([[row[at] for row in rows] for at in (0, 1)], schema=schema)
+    assert np.flatnonzero(counting(table)).tolist() == expected
