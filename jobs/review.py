@@ -120,7 +120,8 @@ def _export(arguments: argparse.Namespace) -> int:
     if not selection.objects:
         print("there is nothing to review")
         return 0
-    items = select.review_items(selection.objects)
+    linked = arguments.tool == "label_studio" and arguments.images == "uri"
+    items = select.review_items(selection.objects, originals=not linked)
     if arguments.tool == "label_studio":
         done = label_studio.export(items, arguments.out, images=arguments.images, title=arguments.title)
     else:

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.curation.schema import DECISIONS, DECISIONS_FILE
-from pipeline.errors import ConfigurationError
+from pipeline.curation.decisions import read_decisions
 from pipeline.inspection import open_chain
-from pipeline.latest import Chain
+from pipeline.latest import counting
 from pipeline.originals import Unavailable, read_originals
 from pipeline.review.finder import RecordFinder
 from pipeline.review.items import ReviewItem
-from pipeline.review.schema import REVIEWS
-from pipeline.review.store import reviews_of
+from pipeline.review.store import counting_reviews, reviews_of
 from pipeline.schema import RECORDS
 from pipeline.where import parse
 from sdmatte.urls import redact
@@ -55,7 +53,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Selection:
+class ReviewSelection:
     """What was chosen.
 
     Attributes:
@@ -71,11 +69,11 @@ class Selection:
 
 def choose(
     outputs: Sequence[str], *, limit: int | None = None, where: str | None = None, again: bool = False
-) -> Selection:
+) -> ReviewSelection:
     """Choose the worst objects of outputs.
 
     Args:
-        outputs: Each an output.path. Of an object that several hold that of the last one is taken.
+        outputs: Each an output.path. Of an object that several hold the record that was labelled last is looked at.
         limit: How many at most.
         where: Condition on records (:mod:`pipeline.where`).
         again: Those with a verdict of accept or reject, too; those without, or to be fixed, always come again.
@@ -83,26 +81,40 @@ def choose(
     Raises:
         ConfigurationError: One is no output or has no complete run, or the condition can't be used.
         TransientError: The store failed repeatedly.
-        OSError: A data file can't be read.
+        PipelineError: A data file can't be read.
     """
     tables = []
-    for output in dict.fromkeys(map(storage.absolute, outputs)):
+    for output, counts in _counting_ids(dict.fromkeys(storage.absolute(path).rstrip("/") for path in outputs)).items():
         table = _candidates(output, where, ["predicted_mad", "definiteness"])
+        table = table.filter(pc.is_in(table["record_id"], counts))
         tables.append(table.append_column("output", pa.array([output] * len(table), pa.string())))
     table = pa.concat_tables(tables)
     ids = table["record_id"].to_numpy()
-    last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
+    last = (
+        len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
+    )  # of a record that is there twice, as in a curation
     table = table.take(pa.array(last))
     keys = [table[name].to_numpy(zero_copy_only=False) for name in ("record_id", "definiteness", "predicted_mad")]
     table = table.take(pa.array(np.lexsort((keys[0], np.nan_to_num(keys[1], nan=2), -np.nan_to_num(keys[2], nan=-1)))))
     open_ones = table if again else table.filter(pc.invert(table["reviewed"]))
     rows = open_ones.slice(0, limit).select(["output", "record_id", "run_id"]).to_pylist()
-    return Selection(tuple(Chosen(**row) for row in rows), len(table) - len(open_ones))
+    return ReviewSelection(tuple(Chosen(**row) for row in rows), len(table) - len(open_ones))
+
+
+def _counting_ids(outputs: Iterable[str]) -> dict[str, pa.Array]:
+    """Return which records of each output count over all of them, whatever is asked of them."""
+    tables = {output: open_chain(output).records(["record_id", "labelled_at"]) for output in outputs}
+    counts = counting(pa.concat_tables(tables.values()))
+    found, start = {}, 0
+    for output, table in tables.items():
+        chosen = table["record_id"].filter(pa.array(counts[start : start + len(table)]))
+        found[output], start = chosen.combine_chunks(), start + len(table)
+    return found
 
 
 def choose_decided(
     folder: str, *, limit: int | None = None, where: str | None = None, again: bool = False
-) -> Selection:
+) -> ReviewSelection:
     """Choose what a curation decided to have reviewed, by rank.
 
     Args:
@@ -114,9 +126,9 @@ def choose_decided(
     Raises:
         ConfigurationError: There are no decisions, or an output of theirs is gone, or the condition can't be used.
         TransientError: The store failed repeatedly.
-        OSError: A data file can't be read.
+        PipelineError: A data file can't be read.
     """
-    decided = _decisions(storage.join(folder, DECISIONS_FILE))
+    decided = read_decisions(folder, "review", ["output", "record_id", "run_id", "reason"])
     now: dict[tuple[str, int], tuple[str | None, bool]] = {}
     of_output = decided["output"].unique().to_pylist()
     for output in of_output:
@@ -134,21 +146,7 @@ def choose_decided(
             reviewed += 1
         else:
             objects.append(Chosen(row["output"], row["record_id"], row["run_id"], row["reason"]))
-    return Selection(tuple(objects[:limit]), reviewed, outdated)
-
-
-def _decisions(uri: str) -> pa.Table:
-    columns = ["output", "record_id", "run_id", "rank", "reason", "decision"]
-    try:
-        with storage.open_stream(uri) as stream:
-            table = pq.ParquetFile(stream).read(columns).cast(pa.schema([DECISIONS.field(name) for name in columns]))
-    except storage.NotFoundError:
-        raise ConfigurationError(f"{redact(uri)} is not there: name the folder that jobs/curate.py wrote") from None
-    except (pa.ArrowException, KeyError) as error:
-        raise ConfigurationError(f"{redact(uri)} holds no decisions, or is damaged ({error})") from None
-    return table.filter(pc.equal(table["decision"], "review")).sort_by(
-        [("rank", "ascending"), ("record_id", "ascending")]
-    )
+    return ReviewSelection(tuple(objects[:limit]), reviewed, outdated)
 
 
 def _candidates(output: str, where: str | None, columns: Sequence[str]) -> pa.Table:
@@ -166,7 +164,7 @@ def _candidates(output: str, where: str | None, columns: Sequence[str]) -> pa.Ta
 # --- items -----------------------------------------------------------------------------------------------------------
 
 
-def review_items(chosen: Sequence[Chosen]) -> Iterator[ReviewItem]:
+def review_items(chosen: Sequence[Chosen], *, originals: bool = True) -> Iterator[ReviewItem]:
     """Yield what was chosen with records and originals, in that order.
 
     Works on :data:`CHUNK` objects at a time. Their originals and alphas lie in a temporary folder (`TMPDIR`)
@@ -178,60 +176,75 @@ def review_items(chosen: Sequence[Chosen]) -> Iterator[ReviewItem]:
 
     Args:
         chosen: Worst first.
+        originals: Whether they are needed; without, none is fetched.
 
     Raises:
         ConfigurationError: An output is gone.
         TransientError: The store failed repeatedly.
-        OSError: A data file can't be read, or the temporary folder can't be written to.
+        PipelineError: A data file can't be read.
+        OSError: The temporary folder can't be written to.
     """
     chains = {output: open_chain(output) for output in dict.fromkeys(each.output for each in chosen)}
-    finders = {output: RecordFinder(chain) for output, chain in chains.items()}
+    finders = {output: RecordFinder(runs) for output, runs in chains.items()}
+    most = max((int(runs.runs[""].info["config"]["input"]["max_pixels"]) for runs in chains.values()), default=0)
     for start in range(0, len(chosen), CHUNK):
-        with tempfile.TemporaryDirectory(prefix="review-") as folder:
-            yield from _chunk(chosen[start : start + CHUNK], start, chains, finders, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="review-") as name:
+            folder = _Folder(Path(name))
+            part = chosen[start : start + CHUNK]
+            records = _records(part, finders, folder)
+            images = _originals(records.values(), most, folder) if originals else {}
+            yield from _items(part, start, records, images)
 
 
-def _chunk(
-    chosen: Sequence[Chosen],
-    start: int,
-    chains: dict[str, Chain],
-    finders: dict[str, RecordFinder],
-    folder: Path,
-) -> Iterator[ReviewItem]:
+class _Folder:
+    """Files that are set aside; each has a name of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files = 0
+
+    def keep(self, data: bytes) -> Path:
+        path = self._path / str(self._files)
+        self._files += 1
+        path.write_bytes(data)
+        return path
+
+
+def _records(
+    chosen: Sequence[Chosen], finders: dict[str, RecordFinder], folder: _Folder
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the records as they are to be shown, by output and record_id, with paths in place of their alphas."""
     records: dict[tuple[str, int], dict[str, Any]] = {}
     for output, finder in finders.items():
         wanted = {each.record_id: each.run_id for each in chosen if each.output == output}
-        for row in finder.find(wanted):
-            if row["run_id"] == wanted[row["record_id"]]:
-                records[output, row["record_id"]] = _set_aside(row, folder / f"alpha{len(records)}")
-        for row in _reviewed(output, wanted):
-            records[output, row["record_id"]] = _set_aside(row, folder / f"review{row['record_id']}")
-    originals: dict[str, Path | Unavailable] = {}
-    uris = [record["image_uri"] for record in records.values() if record["image_uri"]]
-    most = max(int(chains[output].runs[""].info["config"]["input"]["max_pixels"]) for output in finders)
-    for uri, data in read_originals(uris, most):
-        originals[uri] = data if isinstance(data, Unavailable) else folder / f"image{len(originals)}"
-        if not isinstance(data, Unavailable):
-            (folder / f"image{len(originals) - 1}").write_bytes(data)
+        pairs = pa.table({"record_id": pa.array(wanted, pa.int64()), "run_id": pa.array(wanted.values(), pa.string())})
+        made = (row for row in finder.find(wanted) if row["run_id"] == wanted[row["record_id"]])
+        for row in chain(made, counting_reviews(output, pairs)):  # of two rows of a record the later one counts
+            alpha = folder.keep((row["alpha"] or {}).get("bytes") or b"")
+            records[output, row["record_id"]] = {name: row[name] for name in RECORDS.names} | {"alpha": alpha}
+    return records
+
+
+def _originals(records: Iterable[dict[str, Any]], max_pixels: int, folder: _Folder) -> dict[str, Path | Unavailable]:
+    """Fetch the originals of records, by URI."""
+    uris = [record["image_uri"] for record in records if record["image_uri"]]
+    fetched = read_originals(uris, max_pixels)
+    return {uri: data if isinstance(data, Unavailable) else folder.keep(data) for uri, data in fetched}
+
+
+def _items(
+    chosen: Sequence[Chosen],
+    start: int,
+    records: dict[tuple[str, int], dict[str, Any]],
+    originals: dict[str, Path | Unavailable],
+) -> Iterator[ReviewItem]:
     for rank, each in enumerate(chosen, start):
         record = records.get((each.output, each.record_id))
         if record is None:
             _log.warning("%s holds no record %d of %s any more", redact(each.output), each.record_id, each.run_id)
             continue
         record = record | {"alpha": {"bytes": record["alpha"].read_bytes(), "path": None}, "reason": each.reason}
-        original = originals.get(record["image_uri"] or "", Unavailable("the record names no image"))
+        uri = record["image_uri"]
+        original = originals.get(uri, Unavailable("it was not fetched" if uri else "the record names no image"))
         image = original if isinstance(original, Unavailable) else original.read_bytes()
         yield ReviewItem(record, each.output, rank, image)
-
-
-def _set_aside(row: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Put a row's alpha into a file."""
-    path.write_bytes(row["alpha"]["bytes"])
-    return {name: row[name] for name in RECORDS.names} | {"alpha": path}
-
-
-def _reviewed(output: str, wanted: dict[int, str | None]) -> Iterator[dict[str, Any]]:
-    """Yield the reviews that count of some records, one in memory at a time."""
-    pairs = pa.table({"record_id": pa.array(wanted, pa.int64()), "run_id": pa.array(wanted.values(), pa.string())})
-    for batch in reviews_of(output, pairs, REVIEWS.names).to_batches(max_chunksize=1):
-        yield from batch.to_pylist()

@@ -11,7 +11,7 @@ import pytest
 from jobs import review as job
 from pipeline.curation.schema import DECISIONS
 from pipeline.review.store import read_reviews
-from support.review_run import review_run
+from support.review_run import data_file, review_run
 
 
 @pytest.fixture
@@ -72,6 +72,22 @@ def test_what_cannot_be_shown_or_used_is_listed_and_is_exit_code_1(tmp_path: Pat
     said = capsys.readouterr().out
     assert "FAULT: record 33 of" in said
     assert "4 came back: 0 imported, 0 known already, 3 say nothing, 1 faults" in said
+
+
+def test_a_damaged_data_file_is_exit_code_1(tmp_path: Path, capsys: Any) -> None:
+    run = review_run(tmp_path)
+    path = data_file(run)
+    path.write_bytes(path.read_bytes()[:200])
+    assert export(run.path, tmp_path / "export", "coco") == 1
+    assert "a data file can't be read" in capsys.readouterr().err
+
+
+def test_with_addresses_no_original_is_fetched(tmp_path: Path, output: str, capsys: Any) -> None:
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    assert export(output, tmp_path / "export", "label_studio", "--images", "uri") == 1
+    said = capsys.readouterr().out
+    assert said.count("a browser can't fetch") == 5  # local files have no address; that they are gone nobody asked
 
 
 def test_decisions(tmp_path: Path, output: str, capsys: Any) -> None:

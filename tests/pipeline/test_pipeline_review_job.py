@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import LabelConfig
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.latest import Chain
+from pipeline.originals import read_originals
 from pipeline.prompt_formats.brush import encode_levels
 from pipeline.review import coco, cvat, job, label_studio, select
 from pipeline.review.items import Returned, ReturnFault
 from pipeline.review.job import Imported, import_reviews
 from pipeline.review.merge import decode_alpha, shown_alpha
-from pipeline.review.rematte import Rematters
+from pipeline.review.rematte import Rematter, Rematters
 from pipeline.review.store import read_reviews
 from pipeline.scopes import Scope
 from pipeline.stages.records import encode_png
-from support.review_run import SIZE, review_run, soft_alpha
+from support.review_run import SIZE, data_file, review_run, soft_alpha
 from support.run_rows import begin, complete, label_config, ledger_row, record_rows
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, UTC)
@@ -194,8 +195,12 @@ def test_each_review_goes_to_the_output_that_holds_its_record(tmp_path: Path, ou
     assert [len(read_reviews(path)) for path in (output, other)] == [1, 2]
 
 
-def test_an_output_given_twice_or_copied_is_no_guess(tmp_path: Path, output: str) -> None:
-    assert counts(import_reviews([output, output], [returned(output, 1)])) == (1, 1, 0, 0, 0)
+def test_an_output_given_twice_or_copied_is_no_guess(
+    tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(output).parent)
+    done = import_reviews([output, output, "run", "./run", f"{output}/"], [returned(output, 1)])
+    assert counts(done) == (1, 1, 0, 0, 0)
     shutil.copytree(output, tmp_path / "copy")
     done = import_reviews([output, str(tmp_path / "copy")], [returned(output, 2)])
     assert "several outputs hold it" in done.faults[0].message
@@ -227,6 +232,34 @@ def test_a_corrected_alpha_can_be_corrected_again(output: str) -> None:
     assert np.array_equal(decode_alpha(alphas(output)[3]), expected)
     (row,) = read_reviews(output).to_pylist()
     assert (row["edited_pixels"], row["reviewed_run_id"]) == (10, run_of(output))
+
+
+def test_what_was_shown_is_kept_and_two_versions_of_a_record_in_one_file_add_nothing_a_second_time(
+    output: str,
+) -> None:
+    import_reviews([output], [returned(output, 3, mask=stroke(3), verdict="fix")])
+    plain = {"tool": "cvat", "reviewer": None, "reviewed_at": None, "review_id": None}
+    both = [
+        returned(output, 3, verdict="fix", **plain),
+        returned(output, 3, verdict="accept", run_id="reviews/0001", **plain),
+    ]
+    assert counts(import_reviews([output], both)) == (2, 2, 0, 0, 0)
+    (row,) = read_reviews(output).to_pylist()
+    assert (row["verdict"], row["shown_run_id"], row["edited_pixels"]) == ("accept", "reviews/0001", 0)
+    assert row["alpha"]["bytes"] != encode_png(old(3))  # the correction that was shown
+    for _ in range(2):
+        assert counts(import_reviews([output], both)) == (2, 0, 2, 0, 0)
+    assert counts(import_reviews([output], both[:1])) == (1, 0, 1, 0, 0)
+    (row,) = read_reviews(output).to_pylist()
+    assert row["verdict"] == "accept"
+
+
+def test_a_damaged_data_file_says_what_to_do(tmp_path: Path) -> None:
+    run = review_run(tmp_path)
+    path = data_file(run)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(PipelineError, match=r"a data file can't be read .*jobs/runs\.py reconcile"):
+        import_reviews([run.path], [returned(run.path, 1)])
 
 
 def test_where_no_run_is_complete_nothing_is_imported(tmp_path: Path, output: str) -> None:
@@ -344,6 +377,36 @@ def test_matted_again_the_change_stays_near_the_edit(output: str, rematters: Rem
     assert far.any()
     assert np.array_equal(now[far], old(3)[far])
     assert rows[3]["edited_pixels"] == (now != old(3)).sum() > 0
+
+
+def test_originals_are_fetched_for_edited_objects_only(
+    output: str, rematters: Rematters, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def watched(uris: Iterable[str], max_pixels: int) -> Iterator[Any]:
+        asked.extend(uris)
+        return read_originals(asked, max_pixels)
+
+    monkeypatch.setattr(job, "read_originals", watched)
+    came = [returned(output, number, mask=shown_alpha(old(number))) for number in (1, 2, 5)]
+    done = import_reviews([output], [*came, returned(output, 3, mask=stroke(3))], rematter=rematters)
+    assert (done.imported, done.rematted) == (4, 1)
+    assert [Path(uri).name for uri in asked] == ["3.jpg"]
+
+
+def test_a_model_that_fails_on_one_object_costs_no_other(output: str, one_thread: None) -> None:
+    class Broken(Rematters):
+        def of(self, config: LabelConfig) -> Any:
+            return Rematter(broken)  # type: ignore[arg-type]
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    done = import_reviews([output], [returned(output, 3, mask=stroke(3)), returned(output, 1)], rematter=Broken())
+    assert (done.imported, done.edited, done.rematted) == (2, 1, 0)
+    assert "not matted again: the model failed (mat1 and mat2" in done.notes[0].message
+    assert np.array_equal(decode_alpha(alphas(output)[3]), stroke(3))
 
 
 @pytest.mark.parametrize("why", ["gone", "replaced", "erased"])

@@ -1,5 +1,7 @@
 """Which objects go to reviewers, in which order, and that their records and originals come along."""
 
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.curation.schema import DECISIONS
-from pipeline.errors import ConfigurationError
-from pipeline.originals import Unavailable
+from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.originals import Unavailable, read_originals
 from pipeline.review import select
 from pipeline.review.schema import REVIEWS
 from pipeline.review.store import write_reviews
 from pipeline.stages.records import encode_png
-from support.review_run import review_run, soft_alpha
+from support.review_run import data_file, double_record, review_run, soft_alpha
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def output(tmp_path: Path) -> str:
     return review_run(tmp_path).path
 
 
-def numbers(selection: select.Selection) -> list[int]:
+def numbers(selection: select.ReviewSelection) -> list[int]:
     return [each.record_id for each in selection.objects]
 
 
@@ -66,6 +68,60 @@ def test_of_an_object_in_two_outputs_the_last_one_counts(tmp_path: Path, output:
     assert {each.output for each in selection.objects} == {other}
 
 
+def test_of_an_object_in_two_outputs_the_one_labelled_last_counts_whatever_is_asked_of_it(
+    tmp_path: Path, output: str
+) -> None:
+    later = review_run(tmp_path / "later", labelled_at=datetime(2027, 1, 1, tzinfo=UTC), label="dog").path
+    for order in ([output, later], [later, output]):
+        assert {each.output for each in select.choose(order).objects} == {later}
+        assert numbers(select.choose(order, where="label == 'cat'")) == []  # only in what is superseded
+        assert numbers(select.choose(order, where="predicted_mad > 0.02")) == [3, 2]
+
+
+def test_an_output_named_twice_is_one(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(output).parent)
+    assert {each.output for each in select.choose([output, "run", "./run", f"{output}/"]).objects} == {output}
+
+
+def test_of_a_record_that_is_there_twice_the_later_row_is_shown_and_others_keep_their_alphas(tmp_path: Path) -> None:
+    run = review_run(tmp_path)
+    alpha = encode_png(soft_alpha(9))
+    double_record(run, 3, alpha)
+    found = {item.record["record_id"]: item for item in select.review_items(select.choose([run.path]).objects)}
+    assert len(found) == 5
+    assert found[3].record["alpha"]["bytes"] == alpha
+    for number in (1, 2, 4):
+        assert found[number].record["alpha"]["bytes"] == encode_png(soft_alpha(number))
+
+
+def test_a_damaged_data_file_says_what_to_do(tmp_path: Path) -> None:
+    run = review_run(tmp_path)
+    objects = select.choose([run.path]).objects
+    path = data_file(run)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(PipelineError, match=r"a data file can't be read .*jobs/runs\.py reconcile"):
+        list(select.review_items(objects))
+    with pytest.raises(PipelineError, match=r"a data file can't be read .*jobs/runs\.py reconcile"):
+        select.choose([run.path])
+
+
+def test_originals_are_fetched_only_where_they_are_needed(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def watched(uris: Iterable[str], max_pixels: int) -> Iterator[Any]:
+        asked.extend(uris)
+        return read_originals(asked, max_pixels)
+
+    monkeypatch.setattr(select, "read_originals", watched)
+    objects = select.choose([output]).objects
+    without = list(select.review_items(objects, originals=False))
+    assert asked == []
+    assert [item.record["record_id"] for item in without] == [3, 2, 1, 4, 5]
+    assert {item.image for item in without} == {Unavailable("it was not fetched")}
+    assert all(isinstance(item.image, bytes) for item in select.review_items(objects))
+    assert len(asked) == 5
+
+
 def test_decisions_are_followed_by_rank(tmp_path: Path, output: str) -> None:
     run = run_id(output)
     common = {"output": output, "run_id": run, "decision": "review"}
@@ -86,7 +142,7 @@ def test_decisions_are_followed_by_rank(tmp_path: Path, output: str) -> None:
     assert numbers(select.choose_decided(folder, limit=1)) == [4]
     assert numbers(select.choose_decided(folder, again=True)) == [4, 1, 5]
     assert numbers(select.choose_decided(folder, where="definiteness < 0.2")) == [1]
-    with pytest.raises(ConfigurationError, match=r"decisions\.parquet is not there"):
+    with pytest.raises(ConfigurationError, match=r"decisions\.parquet isn't there"):
         select.choose_decided(str(tmp_path))
 
 

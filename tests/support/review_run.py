@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -71,3 +74,18 @@ def review_run(folder: Path, **columns: Any) -> RunDirectory:
         tables.append(record_rows("a", [number], **(own | columns)))
     tables.append(record_rows("a", [6], error="image_corrupt", run_id=run.run_id))
     return complete(run, *tables, ledger_row("a", range(1, 7)))
+
+
+def data_file(run: RunDirectory) -> Path:
+    """Returns the one file that holds the records of such a run."""
+    (path,) = Path(run.path, "records").glob("*.parquet")
+    return path
+
+
+def double_record(run: RunDirectory, number: int, alpha: bytes) -> None:
+    """Writes a record a second time into its data file, with another alpha: a fault that a curation reports."""
+    path = data_file(run)
+    table = pq.read_table(path)
+    again = table.filter(pc.equal(table["record_id"], number)).to_pylist()
+    again[0]["alpha"] = {"bytes": alpha, "path": None}
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist(again, schema=table.schema)]), path)
