@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigurationError, NotFoundError) as error:
         print(f"review: {redact(str(error))}", file=sys.stderr)
         return 2
-    except (PipelineError, OSError) as error:  # OSError: of Arrow, where a data file can't be read
+    except (PipelineError, OSError) as error:  # OSError: of the temporary folder
         print(f"review: {redact(str(error))}", file=sys.stderr)
         return 1
 
