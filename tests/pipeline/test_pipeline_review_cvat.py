@@ -1,6 +1,5 @@
 """CVAT: other programs read the export exactly, and only pixels that were edited change on the way back."""
 
-import dataclasses
 import io
 import json
 import xml.etree.ElementTree as ET
@@ -17,8 +16,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import BadInputError, ConfigurationError
+from pipeline.errors import BadInputError, ConfigurationError, ErrorCode
 from pipeline.review import cvat, select
+from pipeline.review.binary import gather
 from pipeline.review.items import Returned, ReturnFault
 from pipeline.review.merge import shown_alpha
 from support.review_run import SIZE, review_run, soft_alpha
@@ -265,12 +265,13 @@ def test_what_cannot_be_shown_is_left_out_with_its_reason(tmp_path: Path) -> Non
 
 def test_no_picture_is_written_for_an_object_that_is_left_out(tmp_path: Path) -> None:
     output = review_run(tmp_path).path
-    items = [*select.review_items(select.choose([output]).objects)]
-    alone = next(item for item in items if item.record["record_id"] == 4)
-    damaged = dataclasses.replace(alone, record=alone.record | {"alpha": {"bytes": b"no", "path": None}})
-    done = cvat.export([items[0], items[0], damaged], str(tmp_path / "export"), title="t")
-    assert (done.tasks, len(done.left_out)) == (1, 2)
-    assert len([*(tmp_path / "export/images").iterdir()]) == 1
+
+    def refuse(core: NDArray[np.bool_]) -> None:
+        raise BadInputError(ErrorCode.PROMPT_EMPTY_MASK, "this form of masks can't hold it")
+
+    items = select.review_items(select.choose([output], limit=1).objects)
+    assert len(gather(items, str(tmp_path / "export"), refuse).left_out) == 1
+    assert not (tmp_path / "export").exists()
 
 
 def test_a_picture_that_was_replaced_by_one_of_the_same_size_is_left_out(tmp_path: Path) -> None:

@@ -132,11 +132,13 @@ def test_what_a_server_never_lists_is_sent_once_and_named(server: FakeLabelStudi
 
 
 def test_a_folder_with_glob_characters_in_its_name_is_taken_as_it_stands(tmp_path: Path):
-    (tmp_path / "b").mkdir()
+    for name in ("b", "[b]"):
+        (tmp_path / name).mkdir()
     (tmp_path / "b/mine.txt").write_text("mine")
     assert export([made_item()], str(tmp_path / "[b]"), title="Mattes").tasks == 1
+    assert export([made_item()], str(tmp_path / "[c]"), title="Mattes").tasks == 1
     with pytest.raises(ConfigurationError, match="is not empty"):
-        export([made_item()], str(tmp_path / "[b]"), title="Mattes")
+        export([made_item()], str(tmp_path / "[c]"), title="Mattes")
 
 
 def test_a_push_that_fails_goes_on_where_it_stopped(server: FakeLabelStudio, folder: str, monkeypatch):
