@@ -234,4 +234,4 @@ def test_bytes_in_a_parquet_manifest_are_found(run: RunDirectory, tmp_path: Path
         assert photo is not None
         assert abs(photo.getpixel((5, 5))[0] - at * 10) <= 2
     assert rows["row 25"].photo is None
-    assert "has no row 25 any more" in rows["row 25"].photo_fault
+    assert "row 25 is not there any more" in rows["row 25"].photo_fault
