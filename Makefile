@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano calibrate-nano score-report ablation train-nano corpus zoo chaos integration label-studio report-speed curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano calibrate-nano score-report ablation train-nano corpus zoo chaos integration label-studio datumaro report-speed curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,20 @@ integration: $(STAMP) ## object stores of this machine (moto; Ceph's S3 gateway)
 	    echo "Ceph's S3 gateway is not installed: its tests are skipped. On Debian and Ubuntu:"; \
 	    echo "    apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common"; }
 	$(BIN)/python -m pytest tests/integration -m 'slow or not slow' $(LONG)
+
+# datumaro holds pyarrow, pillow and pandas back: it sees the packages of .venv behind its own.
+DATUMARO := .venv-datumaro/bin/python
+
+datumaro: .venv-datumaro/.installed ## datumaro reads what this project exports: the tests that need it, in an environment of its own
+	$(DATUMARO) -m pytest -k datumaro tests/pipeline/test_pipeline_review_coco.py \
+	    tests/pipeline/test_pipeline_review_cvat.py tests/pipeline/test_pipeline_curation_exports_coco.py
+
+.venv-datumaro/.installed: $(STAMP)
+	@echo "Installing datumaro into .venv-datumaro. This happens once."
+	@$(BIN)/python -m venv .venv-datumaro
+	@$(DATUMARO) -m pip install --quiet --quiet --disable-pip-version-check 'datumaro>=1.13,<2'
+	@realpath $(BIN)/../lib/python3.*/site-packages > "$$(echo .venv-datumaro/lib/python3.*/site-packages)/project.pth"
+	@touch $@
 
 label-studio: .venv-label-studio/.installed ## Label Studio in a virtual environment of its own, for `make integration` and to try docs/review.md
 

@@ -100,7 +100,7 @@ def test_the_cost_is_measured_with_and_without_features(model: SDMatte, monkeypa
         return features(*arguments)
 
     monkeypatch.setattr(matte, "features", counted)
-    with_scores, without = scores.cost([picture("box")], model, rounds=1)
+    with_scores, without, _ = scores.cost([picture("box")], model, rounds=1)
     assert len(seen) == 2  # in the first round and one more, on one side alone
     assert matte.features is counted
     assert with_scores > 0 < without

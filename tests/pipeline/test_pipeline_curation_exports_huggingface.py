@@ -82,7 +82,8 @@ def test_shards_are_cut_by_size_and_row_groups_stay_small(tmp_path, monkeypatch)
     rng = np.random.default_rng(1)
     noise = [rng.integers(0, 256, (HEIGHT * 5, WIDTH * 5), dtype=np.uint8) for _ in range(30)]
     (tmp_path / "a.png").write_bytes(encode(np.kron(photo(), np.ones((5, 5, 1), np.uint8)), "PNG"))
-    records = [record(f"{tmp_path}/a.png", "a", str(number), alpha) for number, alpha in enumerate(noise)]
+    size = {"image_width": WIDTH * 5, "image_height": HEIGHT * 5}
+    records = [record(f"{tmp_path}/a.png", "a", str(number), alpha, **size) for number, alpha in enumerate(noise)]
     run_of(tmp_path / "run", records)
     decisions = decide(tmp_path / "d", tmp_path / "run")
     done = export_accepted(decisions, str(tmp_path / "out"), "huggingface", settings=ExportSettings(shard_mb=1))
