@@ -2,9 +2,9 @@
 
     python benchmarks/calibration_set.py --out runs/calibration/scenes
 
-Nothing here is in the evaluation set (benchmarks/nano_set.py): seeds are from a range of their own, and backgrounds are
-cut from other pictures. Objects of the first half of the scenes have any size; in the other half the main one is at
-least as large as in the evaluation set. Two scenes in three hold objects of the families that the bundled model was
+Nothing here is in the evaluation set (benchmarks/nano_set.py): seeds are from a range of their own, and backgrounds
+are cut from other pictures. Objects of the first half of the scenes have any size; in the other half the main one is
+at least as large as in the evaluation set. Two scenes in three hold objects of the families that the bundled model was
 never trained on; these are also those of the evaluation set, so docs/quality.md says what a calibration is worth for
 families that it has not seen.
 """

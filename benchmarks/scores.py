@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PASSES = {"single": "none", "second": "flip"}
 """What is measured, with its `quality.second`."""
 
-ROUNDS = 15
+ROUNDS = 25
 """Alternations of runs with and without scoring."""
 
 MOST_COST = 0.15
@@ -163,10 +163,12 @@ def score(pictures: Sequence[Picture], second: str, model: SDMatte) -> Iterator[
             )  # fmt: skip
 
 
-def cost(pictures: Sequence[Picture], model: SDMatte, rounds: int = ROUNDS) -> tuple[float, float]:
-    """Return the median seconds of labelling photographs with scoring and without.
+def cost(pictures: Sequence[Picture], model: SDMatte, rounds: int = ROUNDS) -> tuple[float, float, float]:
+    """Return the median seconds of labelling photographs with scoring and without, and what scoring adds.
 
-    Both in turn in this process, on the same rows. Without: features are not computed, and nothing is predicted.
+    That is the median over rounds of their quotient, less 1: other load on the machine changes slowly, and is on both
+    sides of it. Both in turn in this process, on the same rows. Without: features are not computed, and nothing is
+    predicted.
     """
     from pipeline.quality.features import Features
     from pipeline.stages import matte
@@ -183,7 +185,8 @@ def cost(pictures: Sequence[Picture], model: SDMatte, rounds: int = ROUNDS) -> t
                 seconds = time.perf_counter() - start
             if number:  # the first round does what is only done once
                 taken[side].append(seconds)
-    return statistics.median(taken[0]), statistics.median(taken[1])
+    quotients = [with_scores / without for with_scores, without in zip(*taken, strict=True)]
+    return statistics.median(taken[0]), statistics.median(taken[1]), statistics.median(quotients) - 1
 
 
 def arrays(rows: Sequence[Scored]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -260,15 +263,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = build(arguments.scenes, arguments.workers)
     print(f"{len(pictures)} pictures ready after {time.perf_counter() - start:.0f} s", flush=True)
     scored = {name: list(score(pictures, second, model)) for name, second in PASSES.items()}
-    with_scores, without = cost(pictures, model)
-    ratio = with_scores / without - 1
+    with_scores, without, ratio = cost(pictures, model)
     print(f"measured after {time.perf_counter() - start:.0f} s; scenes {fingerprint(pictures[0])}\n")
     text, found = tables(scored)
     print(f"{text}\n\nphotographs labelled in {with_scores:.3f} s with scoring, {without:.3f} s without (medians)\n")
     if arguments.out:
         report = {
             "figures": {name: {part: asdict(each) for part, each in parts.items()} for name, parts in found.items()},
-            "seconds": {"with_scoring": with_scores, "without": without},
+            "seconds": {"with_scoring": with_scores, "without": without, "added": ratio},
             "mattes": {name: [asdict(row) for row in rows] for name, rows in scored.items()},
         }
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

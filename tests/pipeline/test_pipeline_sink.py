@@ -300,13 +300,13 @@ def test_ray_writes_each_record_once_though_a_writer_is_killed(tmp_path: Path, r
     run = begin(config)
     ids = {f"{shard}.tar": range(shard * 100, shard * 100 + 10) for shard in range(6)}
     blocks = [table for shard in ids for table in (record_rows(shard, ids[shard]), ledger_row(shard, ids[shard]))]
-    ray.data.from_arrow(blocks).write_datasink(KilledOnce(run.claim, 8_000, str(flag)))
+    ray.data.from_arrow(blocks).write_datasink(KilledOnce(run.claim, 12_000, str(flag)))
 
     assert flag.exists()
     outcome = run.reconcile(ids)
     assert outcome.complete, outcome.faults
     assert (outcome.found, outcome.by_status) == (60, {"ok": 60, "error": 0})
-    # The repeated write took the orphan's name, and 20 kB came in writes of at least 8.
+    # The repeated write took the orphan's name, and 30 kB came in writes of at least 12.
     assert run.orphans() == []
     assert len(read_commits(run.path)) <= 3
     written = read_records(run.path, ["record_id"])["record_id"].to_pylist()
