@@ -167,8 +167,6 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    # As in jobs/label.py: native threads that abort while Python winds up must not change the exit code.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    from pipeline.leaving import leave
+
+    leave(main())

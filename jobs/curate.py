@@ -158,4 +158,6 @@ def _traits(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from pipeline.leaving import leave
+
+    leave(main())

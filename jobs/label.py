@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -106,9 +105,6 @@ def selection(arguments: argparse.Namespace) -> Selection:
 
 
 if __name__ == "__main__":
-    code = main()
-    # All is written and closed. While Python winds up, native threads of Ray, torch and Arrow have been seen to abort,
-    # which would give a complete run the exit code of a crash: so it doesn't wind up.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    from pipeline.leaving import leave
+
+    leave(main())

@@ -210,4 +210,6 @@ def _token(arguments: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from pipeline.leaving import leave
+
+    leave(main())

@@ -134,4 +134,6 @@ def _tidy(arguments: argparse.Namespace, chain: Chain) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from pipeline.leaving import leave
+
+    leave(main())

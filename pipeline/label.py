@@ -34,7 +34,6 @@ from pipeline.plan import check_paths
 from pipeline.progress import IMAGES, OBJECTS, SHARDS, ProgressDisplay, Reporter, start_board
 from pipeline.prompt_files import Prompts, load_prompt_index
 from pipeline.provenance import ModelIdentity
-from pipeline.quality.calibration import choose
 from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import RunDirectory
@@ -100,7 +99,6 @@ def _label(
 ) -> Summary:
     resources = actor_resources(config)
     model = _probe_model(config, resources)
-    choose(config, model)  # what is wrong with a calibration shows before anything is begun
     scope = target.scope(config, model)
     job = assignment(target.earlier, scope, shards, versions)
     if not job.shards and target.there is None:

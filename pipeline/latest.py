@@ -177,9 +177,13 @@ def write(chain: Chain, path: str, where: str | None = None, *, reviewed: bool =
         How many.
 
     Raises:
-        ConfigurationError: No run is complete, or the condition can't be used.
+        ConfigurationError: No run is complete, the condition can't be used, or the file lies within the output.
         TransientError: The store failed repeatedly.
     """
+    if storage.absolute(path).startswith(f"{chain.path.rstrip('/')}/"):
+        raise ConfigurationError(
+            f"{redact(path)} lies within {redact(chain.path)}: write beside it, not among its files"
+        )
     columns = [name for name in (REVIEWS if reviewed else RECORDS).names if name != "alpha"]
     table = chain.records(columns, None if where is None else parse(where), reviews=reviewed)
     file = io.BytesIO()

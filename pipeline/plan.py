@@ -10,6 +10,7 @@ from pipeline.assignments import find_target
 from pipeline.config import LabelConfig, ModelConfig
 from pipeline.errors import ConfigurationError
 from pipeline.prompt_files import load_prompt_index
+from pipeline.quality.calibration import read_calibration
 from pipeline.runs import RunDirectory
 from pipeline.scopes import ALL_OF_IT, Selection
 from pipeline.sources import make_source
@@ -47,11 +48,14 @@ def plan(config: LabelConfig, selection: Selection = ALL_OF_IT) -> str:
 
 
 def check_paths(config: LabelConfig) -> None:
-    """Refuse an output inside of the input, whose report would be the next run's images.
+    """Refuse a calibration that can't be read, and an output inside of the input: its report would be new images.
 
     Raises:
-        ConfigurationError: The run directory lies in an input folder.
+        ConfigurationError: The run directory lies in an input folder, or `quality.calibration` names no calibration.
+        TransientError: The store of the calibration failed repeatedly.
     """
+    if config.quality.calibration not in ("auto", "none"):
+        read_calibration(config.quality.calibration)
     if config.input.kind != "folder":
         return
     paths = [config.input.path] if isinstance(config.input.path, str) else config.input.path

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs import label as job
 from pipeline import claims
@@ -191,3 +192,17 @@ def test_a_second_job_is_refused_while_the_first_works(
     heartbeat.close()
     assert "is writing to" in capsys.readouterr().err
     assert claims.latest(claim.run) == claim
+
+
+def test_a_calibration_that_cannot_be_read_is_named_by_a_dry_run_and_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "bad.json").write_text("{")
+    settings = ["input.kind=folder", f"input.path={tmp_path / 'in'}", "model.source=sdmatte-nano"]
+    settings += [f"output.path={tmp_path / 'out'}", f"quality.calibration={tmp_path / 'bad.json'}"]
+    for options in (["--dry-run"], []):
+        assert job.main([*options, *settings]) == 2
+        assert "bad.json is not JSON" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -140,8 +140,8 @@ def test_one_table_of_what_counts_without_alphas(tmp_path: Path) -> None:
     first(tmp_path, *shard("a", record_rows("a", [1], label="cat"), bad))
     follow(tmp_path, 1, AGAIN, *shard("a", record_rows("a", [2], label="dog")))
     chain = Chain.open(str(tmp_path))
-    assert write(chain, str(tmp_path / "latest.parquet")) == 2
-    frame = pd.read_parquet(tmp_path / "latest.parquet")
+    assert write(chain, str(tmp_path.with_suffix(".parquet"))) == 2
+    frame = pd.read_parquet(tmp_path.with_suffix(".parquet"))
     assert list(frame.columns) == [name for name in RECORDS.names if name != "alpha"]
     assert sorted(zip(frame["record_id"], frame["status"], strict=True)) == [(1, "ok"), (2, "ok")]
     assert write(chain, str(tmp_path / "dogs.parquet"), "label == 'dog'") == 1
@@ -192,8 +192,8 @@ def test_the_table_shows_reviews_on_request(tmp_path: Path) -> None:
     first(tmp_path, *shard("a", record_rows("a", [1, 2], run_id="first")))
     correct(tmp_path, 2, "first", verdict="reject", reviewer="ann")
     chain = Chain.open(str(tmp_path))
-    assert write(chain, str(tmp_path / "out.parquet"), reviewed=True) == 2
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert write(chain, str(tmp_path.with_suffix(".parquet")), reviewed=True) == 2
+    rows = pq.read_table(tmp_path.with_suffix(".parquet")).to_pylist()
     assert "alpha" not in rows[0]
     assert {row["record_id"]: (row["verdict"], row["reviewer"]) for row in rows} == {
         1: (None, None),
@@ -226,3 +226,12 @@ def test_over_several_outputs_the_record_labelled_last_counts(
     schema = pa.schema([RECORDS.field(name) for name in ("record_id", "labelled_at")])
     table = pa.table([[row[at] for row in rows] for at in (0, 1)], schema=schema)
     assert np.flatnonzero(counting(table)).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["run.json", "records/x.parquet", "latest.parquet"])
+def test_the_table_is_never_written_among_the_files_of_the_output(tmp_path: Path, name: str) -> None:
+    first(tmp_path / "out", *shard("a", record_rows("a", [1])))
+    with pytest.raises(ConfigurationError, match="lies within"):
+        write(Chain.open(str(tmp_path / "out")), str(tmp_path / "out" / name))
+    assert Chain.open(str(tmp_path / "out")).records(["record_id"])["record_id"].to_pylist() == [1]
+    assert write(Chain.open(str(tmp_path / "out")), str(tmp_path / "out.parquet")) == 1
