@@ -144,10 +144,10 @@ def test_one_table_of_what_counts_without_alphas(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path.with_suffix(".parquet"))
     assert list(frame.columns) == [name for name in RECORDS.names if name != "alpha"]
     assert sorted(zip(frame["record_id"], frame["status"], strict=True)) == [(1, "ok"), (2, "ok")]
-    assert write(chain, str(tmp_path / "dogs.parquet"), "label == 'dog'") == 1
-    assert pq.read_table(tmp_path / "dogs.parquet")["record_id"].to_pylist() == [2]
+    assert write(chain, str(tmp_path.with_suffix(".dogs")), "label == 'dog'") == 1
+    assert pq.read_table(tmp_path.with_suffix(".dogs"))["record_id"].to_pylist() == [2]
     with pytest.raises(ConfigurationError, match="no column"):
-        write(chain, str(tmp_path / "none.parquet"), "colour == 'red'")
+        write(chain, str(tmp_path.with_suffix(".none")), "colour == 'red'")
     assert not (tmp_path / "none.parquet").exists()
 
 
