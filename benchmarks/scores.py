@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -259,7 +258,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 2
         print(f"second pass {second}: calibration {chosen.id}")
-    cv2.setNumThreads(1)
     pictures = build(arguments.scenes, arguments.workers)
     print(f"{len(pictures)} pictures ready after {time.perf_counter() - start:.0f} s", flush=True)
     scored = {name: list(score(pictures, second, model)) for name, second in PASSES.items()}
