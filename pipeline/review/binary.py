@@ -175,14 +175,18 @@ class Shapes:
         where: For people.
         attributes: Of its first shape.
         masks: Each gives ``(H, W)`` booleans when it is called, or raises BadInputError.
+        contradiction: What its shapes disagree about: then none of them counts.
     """
 
     where: str
     attributes: Attributes
     masks: list[Callable[[], NDArray[np.bool_]]] = field(default_factory=list)
+    contradiction: str | None = None
 
     def returned(self, tool: str) -> Returned | ReturnFault:
         """Decode the masks, whose union is the object's, and what the reviewer said."""
+        if self.contradiction is not None:
+            return ReturnFault(self.where, self.contradiction)
         try:
             union = self.masks[0]().copy()
             for mask in self.masks[1:]:
@@ -218,7 +222,8 @@ def add_shape(
     shapes = found.setdefault(shown, Shapes(where, attributes))
     verdicts = [_verdict(each.get("verdict")) for each in (shapes.attributes, attributes)]
     if None not in verdicts and verdicts[0] != verdicts[1]:
-        return ReturnFault(where, f"another shape of the same record has the verdict {verdicts[0]}; make them agree")
+        # Which of them was meant would be a guess, so the record as a whole is the fault.
+        shapes.contradiction = f"its shapes have the verdicts {verdicts[0]} and {verdicts[1]}; make them agree"
     if verdicts[0] is None and verdicts[1] is not None:
         shapes.attributes = shapes.attributes | {"verdict": str(verdicts[1])}
     shapes.masks.append(mask)

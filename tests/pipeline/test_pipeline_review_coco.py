@@ -143,6 +143,23 @@ def test_spaces_around_ids_make_no_second_record(folder: Path, tmp_path: Path) -
     assert len({each.run_id for each in found if isinstance(each, Returned)}) == 1
 
 
+@pytest.mark.parametrize("verdicts", [("accept", "reject"), ("reject", "accept", "fix", "none")])
+def test_a_record_with_verdicts_that_disagree_is_one_fault(
+    folder: Path, tmp_path: Path, verdicts: tuple[str, ...]
+) -> None:
+    content = exported(folder)
+    first = content["annotations"].pop(0)
+    for verdict in verdicts:
+        attributes = first["attributes"] | {"verdict": verdict}
+        content["annotations"].append(first | {"id": len(content["annotations"]) + 90, "attributes": attributes})
+    found = back(content, tmp_path)
+    (fault,) = [each for each in found if isinstance(each, ReturnFault)]
+    assert "make them agree" in fault.message
+    number = int(first["attributes"]["record_id"])
+    assert number not in [each.record_id for each in found if isinstance(each, Returned)]
+    assert len(found) == 5
+
+
 def test_verdicts_and_comments_come_back(folder: Path, tmp_path: Path) -> None:
     content = exported(folder)
     content["annotations"][0]["attributes"] |= {"verdict": "reject", "comment": "glass"}

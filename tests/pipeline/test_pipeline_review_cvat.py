@@ -219,10 +219,12 @@ def test_other_shapes_and_verdicts_that_disagree_are_faults(folder: Path) -> Non
         image.append(ET.Element("polygon", {"points": "1,1;2,2;3,1"}))
         image.append(ET.Element("tag", {"label": "checked"}))
 
-    faults = [each.message for each in back(edit(folder, change)) if isinstance(each, ReturnFault)]
+    found = back(edit(folder, change))
+    faults = [each.message for each in found if isinstance(each, ReturnFault)]
     assert len(faults) == 2
-    assert "has the verdict accept; make them agree" in faults[0]
-    assert "<polygon> is no mask" in faults[1]
+    assert "<polygon> is no mask" in faults[0]
+    assert "its shapes have the verdicts accept and reject; make them agree" in faults[1]
+    assert len([each for each in found if isinstance(each, Returned)]) == 4  # nothing of that record
 
 
 def test_pixels_are_limited_before_anything_is_decoded(folder: Path) -> None:
