@@ -108,6 +108,7 @@ def test_few_images_are_refused() -> None:
 
 
 def test_the_file_is_small_and_the_same_again() -> None:
-    again = fit(samples(), ORIGIN, Second(kind="none"), {"sets": []})
-    assert encoded(again.content) == encoded(fitted().content)
-    assert len(encoded(again.content)) < 300_000
+    again, before = fit(samples(), ORIGIN, Second(kind="none"), {"sets": []}).content, fitted().content
+    nothing = {"code": {}}  # somebody may edit the working tree between the two
+    assert encoded(again.model_copy(update=nothing)) == encoded(before.model_copy(update=nothing))
+    assert len(encoded(again)) < 300_000
