@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,8 +26,8 @@ from pipeline.review.finder import RecordFinder
 from pipeline.review.items import Returned, ReturnFault
 from pipeline.review.merge import Merged, merge
 from pipeline.review.rematte import Rematters
-from pipeline.review.schema import REVIEWS
-from pipeline.review.store import ReviewKey, known_reviews, shown_reviews, write_reviews
+from pipeline.review.schema import REVIEWS, REVIEWS_FOLDER
+from pipeline.review.store import ReviewKey, counting_names, known_reviews, shown_reviews, write_reviews
 from sdmatte.urls import redact
 
 _BATCH = 32  # objects whose records are looked up together
@@ -47,7 +48,8 @@ class Imported:
         edited: Of the imported, how many alphas differ from the old ones.
         rematted: Of these, how many were matted again.
         outdated: Of the imported, how many are about a record that was made anew since: kept, but they don't count.
-        notes: Imported, but not as was asked for: what could not be matted again.
+        notes: Imported, but not as was asked for: what could not be matted again, or is about an older matte than the
+            one that counts.
         files: What was written.
     """
 
@@ -76,6 +78,14 @@ class Imported:
         return "\n".join([*lines, about])
 
 
+class _Shown(NamedTuple):
+    """What was shown of an object, and the review of it that counts by now, if that is another matte's."""
+
+    output: _Output
+    record: dict[str, Any]
+    newer: dict[str, Any] | None
+
+
 @dataclass
 class _Output:
     """An output that may hold what came back."""
@@ -84,6 +94,7 @@ class _Output:
     chain: Chain
     finder: RecordFinder
     known: set[ReviewKey]
+    names: dict[tuple[int, str | None], str]  # of the files of reviews that count, by record_id and reviewed_run_id
     written: list[tuple[int, str | None]] = field(default_factory=list)  # record_id and reviewed_run_id
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -92,7 +103,7 @@ class _Output:
         chain = open_chain(path)
         if not chain.complete():
             raise ConfigurationError(f"{redact(path)} holds no complete run: finish it first, with the same command")
-        return cls(path, chain, RecordFinder(chain), known_reviews(path))
+        return cls(path, chain, RecordFinder(chain), known_reviews(path), counting_names(path))
 
     def outdated(self) -> int:
         """Return how many reviews are about records that don't count any more."""
@@ -107,17 +118,26 @@ class _Output:
         run = next((run for run in runs if run.run_id == run_id), runs[-1])
         return LabelConfig.model_validate(run.info["config"])
 
-    def records(self, batch: Sequence[Returned]) -> Iterator[tuple[tuple[int, str], dict[str, Any]]]:
-        """Yield what was shown, by record_id and run_id: records, or corrected ones of earlier imports."""
+    def shown(self, batch: Sequence[Returned]) -> dict[tuple[int, str], _Shown]:
+        """Return what was shown, by record_id and run_id: records, or corrected ones of earlier imports."""
         wanted = {(each.record_id, each.run_id) for each in batch}
+        rows: dict[tuple[int, str], dict[str, Any]] = {}
         counting: dict[int, str] = {}  # the rows of the latest run come last
         for row in self.finder.find({number for number, _ in wanted}):
             if row["status"] == "ok":
                 key = (row["record_id"], str(row["run_id"]))
                 counting[key[0]] = key[1]
                 if key in wanted:
-                    yield key, row | {"reviewed_run_id": row["run_id"]}
-        yield from shown_reviews(self.path, wanted, counting)
+                    rows[key] = row | {"reviewed_run_id": row["run_id"]}
+        rows |= shown_reviews(self.path, wanted, counting)
+        newest = {
+            key: self.names.get((key[0], row["reviewed_run_id"]), key[1])
+            for key, row in rows.items()
+            if row["reviewed_run_id"] == counting.get(key[0])  # reviews of other runs don't count
+        }
+        others = {(key[0], name) for key, name in newest.items() if name != key[1]}
+        newer = dict(shown_reviews(self.path, others, counting))
+        return {key: _Shown(self, row, newer.get((key[0], newest.get(key, "")))) for key, row in rows.items()}
 
 
 @dataclass
@@ -177,6 +197,7 @@ def import_reviews(
     for batch in _batches(returned, importer.done):
         importer.take(batch)
     importer.flush()
+    importer.note_older()
     importer.done.outdated = sum(output.outdated() for output in importer.outputs if output.written)
     return importer.done
 
@@ -191,20 +212,22 @@ class _Importer:
         self._reviewer = reviewer
         self._dry_run = dry_run
         self._bytes = 0
+        self._older: list[int] = []  # record_ids
+        self._older_edited: list[int] = []
 
     def take(self, batch: Sequence[Returned]) -> None:
         """Merge some objects; their rows are written once there are enough."""
-        shown: dict[tuple[int, str], list[tuple[_Output, dict[str, Any]]]] = {}
+        shown: dict[tuple[int, str], list[_Shown]] = {}
         for output in self.outputs:
-            for key, record in dict(output.records(batch)).items():
-                shown.setdefault(key, []).append((output, record))
+            for key, one in output.shown(batch).items():
+                shown.setdefault(key, []).append(one)
         corrections = []
         for each in batch:
             holders = shown.get((each.record_id, each.run_id), [])
             try:
                 if len(holders) != 1:
                     self._fault(each, _not_one(holders))
-                elif (correction := self._merge(each, *holders[0])) is not None:
+                elif (correction := self._merge(each, holders[0])) is not None:
                     corrections.append(correction)
             except BadInputError as error:
                 self._fault(each, str(error))
@@ -221,13 +244,28 @@ class _Importer:
             if output.rows and not self._dry_run:
                 table = pa.Table.from_pylist(output.rows, schema=REVIEWS)
                 uri = write_reviews(output.path, table)
-                self.done.files += [uri] if uri else []
+                if uri:
+                    self.done.files.append(uri)
+                    name = f"{REVIEWS_FOLDER}/{PurePosixPath(uri).stem}"
+                    output.names |= {(row["record_id"], row["reviewed_run_id"]): name for row in output.rows}
             output.rows.clear()
         self._bytes = 0
 
-    def _merge(self, each: Returned, output: _Output, record: dict[str, Any]) -> _Correction | None:
+    def note_older(self) -> None:
+        """Say what came back of mattes that others have corrected since."""
+        for ids, kind, becomes in (
+            (self._older, "", "their verdicts count, the corrected alphas stay"),
+            (self._older_edited, "edited ", "their alphas count now, without the corrections made in between"),
+        ):
+            if ids:
+                some = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+                about = f"{len(ids):,} {kind}reviews are about an older matte than the one that counts"
+                self.done.notes.append(ReturnFault(about, f"{becomes} (record {some})"))
+
+    def _merge(self, each: Returned, shown: _Shown) -> _Correction | None:
         """Return what is to be imported of an object; None where that is nothing, which is counted."""
         key = _key(each)
+        output, record, newer = shown
         if key in output.known:
             self.done.known += 1
             return None
@@ -236,6 +274,12 @@ class _Importer:
             self.done.silent += 1
             return None
         output.known.add(key)
+        if newer is not None and not _goes_on(each, newer) and newer["alpha"]["bytes"] != merged.png:
+            if merged.edited_pixels:
+                self._older_edited.append(each.record_id)
+            else:  # nobody asked for the older matte back
+                self._older.append(each.record_id)
+                record, merged = newer, merge(newer["alpha"]["bytes"], replace(each, mask=None))
         return _Correction(each, output, record, key, merged)
 
     def _add(self, correction: _Correction) -> None:
@@ -310,9 +354,15 @@ def _key(each: Returned) -> ReviewKey:
     return ReviewKey(each.record_id, each.tool, identifier, at)
 
 
-def _not_one(holders: Sequence[tuple[_Output, dict[str, Any]]]) -> str:
+def _goes_on(each: Returned, newer: dict[str, Any]) -> bool:
+    """Tell whether the review that counts is an earlier state of this very annotation, which may take it back."""
+    same = (newer["review_tool"], newer["review_id"], newer["shown_run_id"])
+    return each.review_id is not None and same == (each.tool, each.review_id, each.run_id)
+
+
+def _not_one(holders: Sequence[_Shown]) -> str:
     if holders:
-        paths = ", ".join(redact(output.path) for output, _ in holders)
+        paths = ", ".join(redact(each.output.path) for each in holders)
         return f"several outputs hold it ({paths}): import into one at a time"
     return "no output that was named holds an ok record of that id and run: name the output that it was exported from"
 

@@ -36,8 +36,8 @@ _COLUMNS = [
     _column(
         "edited_pixels",
         pa.int64(),
-        "Pixels in which the alpha differs from the one that was shown, see shown_run_id; 0: it is bit for bit that "
-        "one, which may be an earlier correction",
+        "Pixels that the reviewer changed in the alpha that was shown, see shown_run_id; 0: none, and the alpha is "
+        "bit for bit that one, or a correction that counted by the time of the import",
     ),
     _column("rematted", pa.bool_(), "The edited region was matted again, with the corrected mask as the prompt"),
 ]

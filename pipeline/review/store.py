@@ -124,6 +124,23 @@ def known_reviews(output: str, *, retries: int = storage.RETRIES) -> set[ReviewK
     return {key for key in known | set(last.values()) if key.review_id is not None}
 
 
+def counting_names(output: str) -> dict[tuple[int, str | None], str]:
+    """Return the file, such as ``reviews/0001``, that holds the last review of each record and run.
+
+    Returns:
+        By `record_id` and `reviewed_run_id`. Such a review counts if the record of that run does.
+
+    Raises:
+        ConfigurationError: A file of reviews is damaged.
+        TransientError: The store failed repeatedly.
+    """
+    names: dict[tuple[int, str | None], str] = {}
+    for number, uri in sorted(_files(output).items()):
+        for row in _read(uri, _CHOOSING).to_pylist():
+            names[row["record_id"], row["reviewed_run_id"]] = f"{REVIEWS_FOLDER}/{number:04d}"
+    return names
+
+
 def shown_reviews(
     output: str, shown: Iterable[tuple[int, str]], counting: Mapping[int, str]
 ) -> Iterator[tuple[tuple[int, str], dict[str, Any]]]:

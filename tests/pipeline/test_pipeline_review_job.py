@@ -219,6 +219,46 @@ def test_what_was_shown_is_kept_and_two_versions_of_a_record_in_one_file_add_not
     assert row["verdict"] == "accept"
 
 
+def test_a_verdict_about_an_older_matte_keeps_the_correction(output: str) -> None:
+    import_reviews([output], [returned(output, 3, mask=stroke(3), verdict="fix")])
+    corrected = alphas(output)[3]
+    other = [
+        returned(output, 3, mask=shown_alpha(old(3)), review_id="other"),
+        returned(output, 2, review_id="two"),  # nobody corrected that
+        returned(output, 4, tool="coco", mask=shown_alpha(old(4), binary=True), binary=True, review_id=None),
+    ]
+    done = import_reviews([output], other)
+    assert (counts(done), done.edited) == ((3, 3, 0, 0, 0), 0)
+    assert len(done.notes) == 1
+    said = "NOTE: 1 reviews are about an older matte than the one that counts: their verdicts count, the corrected "
+    assert said + "alphas stay (record 3)" in str(done)
+    assert alphas(output)[3] == corrected
+    row = next(row for row in read_reviews(output).to_pylist() if row["record_id"] == 3)
+    assert (row["verdict"], row["edited_pixels"], row["reviewed_run_id"]) == ("accept", 0, run_of(output))
+    assert row["shown_run_id"] == run_of(output)
+    done = import_reviews([output], other)
+    assert (counts(done), done.notes) == ((3, 0, 3, 0, 0), [])
+
+
+def test_a_correction_of_the_same_import_stays_too(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_BATCH", 1)
+    monkeypatch.setattr(job, "_FILE_BYTES", 1)
+    both = [returned(output, 3, mask=stroke(3)), returned(output, 3, review_id="other")]
+    done = import_reviews([output], both)
+    assert (len(done.files), len(done.notes)) == (2, 1)
+    assert np.array_equal(decode_alpha(alphas(output)[3]), stroke(3))
+
+
+def test_an_edit_of_an_older_matte_counts_and_is_noted(output: str) -> None:
+    import_reviews([output], [returned(output, 3, mask=stroke(3))])
+    done = import_reviews([output], [returned(output, 3, mask=stroke(3, 90), review_id="other")])
+    assert counts(done) == (1, 1, 0, 0, 0)
+    assert "NOTE: 1 edited reviews are about an older matte than the one that counts: their alphas" in str(done)
+    assert np.array_equal(decode_alpha(alphas(output)[3]), stroke(3, 90))
+    same = returned(output, 3, mask=stroke(3, 90), review_id="third")  # nothing is lost by that
+    assert import_reviews([output], [same]).notes == []
+
+
 def test_a_damaged_data_file_says_what_to_do(tmp_path: Path) -> None:
     run = review_run(tmp_path)
     path = data_file(run)

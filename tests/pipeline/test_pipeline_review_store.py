@@ -14,6 +14,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.review import store
 from pipeline.review.schema import REVIEWS
 from pipeline.review.store import (
+    counting_names,
     counting_reviews,
     known_reviews,
     read_reviews,
@@ -85,6 +86,15 @@ def test_without_reviews_there_are_none(tmp_path: Path) -> None:
     assert len(read_reviews(str(tmp_path))) == 0
     assert reviews_of(str(tmp_path), records(r1="first")).schema == REVIEWS
     assert known_reviews(str(tmp_path)) == set()
+
+
+def test_the_file_of_the_last_review_is_named_for_each_run_of_a_record(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    assert counting_names(output) == {}
+    write_reviews(output, table(review(1), review(2)))
+    write_reviews(output, table(review(2, minutes=-5), review(1, reviewed_run_id="second", review_id="b")))
+    first, second = "reviews/0001", "reviews/0002"
+    assert counting_names(output) == {(1, "first"): first, (1, "second"): second, (2, "first"): second}
 
 
 def test_the_same_annotation_a_second_time_adds_nothing(tmp_path: Path) -> None:
