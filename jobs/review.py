@@ -112,7 +112,9 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.decisions:
         selection = select.choose_decided(arguments.decisions, **limits)
     else:
+        select.check_folder(arguments.out, arguments.outputs)
         selection = select.choose(arguments.outputs, **limits)
+    select.check_folder(arguments.out, (each.output for each in selection.objects))
     if selection.outdated:
         print(f"{selection.outdated:,} decisions are about records that were made anew since: curate again")
     if selection.reviewed:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.curation.decisions import read_decisions
+from pipeline.errors import ConfigurationError
 from pipeline.inspection import open_chain
 from pipeline.latest import counting
 from pipeline.originals import Unavailable, read_originals
@@ -147,6 +148,27 @@ def choose_decided(
         else:
             objects.append(Chosen(row["output"], row["record_id"], row["run_id"], row["reason"]))
     return ReviewSelection(tuple(objects[:limit]), reviewed, outdated)
+
+
+def check_folder(folder: str, outputs: Iterable[str]) -> None:
+    """Refuse a folder for an export that lies within an output: files there are the output's own.
+
+    Args:
+        folder: Where an export is to go, local or any URL.
+        outputs: Each an output.path.
+
+    Raises:
+        ConfigurationError: It lies within one of them.
+    """
+    for output in dict.fromkeys(outputs):
+        if _resolved(folder).startswith(f"{_resolved(output)}/"):
+            raise ConfigurationError(
+                f"{redact(folder)} lies within {redact(output)}: write beside it, not among its files"
+            )
+
+
+def _resolved(path: str) -> str:
+    return path.rstrip("/") if storage.is_url(path) else str(Path(path).expanduser().resolve()).rstrip("/")
 
 
 def _candidates(output: str, where: str | None, columns: Sequence[str]) -> pa.Table:

@@ -118,6 +118,7 @@ def test_nothing_to_review_is_no_fault(tmp_path: Path, output: str, capsys: Any)
         (["export", "OUT", "--where", "colour == 1", "--tool", "cvat", "--out", "x"], "is no column"),
         (["export", "nowhere", "--tool", "cvat", "--out", "x"], "is not a run directory"),
         (["export", "OUT", "--tool", "cvat", "--out", "OUT"], "is not empty"),
+        (["export", "OUT", "--tool", "cvat", "--out", "run/reviews"], "lies within"),
         (["import", "OUT", "--tool", "cvat"], "name either --from FILE or --url"),
         (["import", "OUT", "--tool", "cvat", "--from", "no.xml"], "no.xml"),
         (["import", "OUT", "--tool", "coco", "--from", "no.json"], "no.json"),

@@ -24,6 +24,23 @@ def output(tmp_path: Path) -> str:
     return review_run(tmp_path).path
 
 
+@pytest.mark.parametrize("folder", ["run/reviews", "./run/a/../b", "link/x", "run/x/"])
+def test_a_folder_within_an_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="lies within"):
+        select.check_folder(folder, ["other", str(tmp_path / "run")])
+    select.check_folder("run-reviews", ["run"])
+    select.check_folder("run/../x", ["run"])
+
+
+def test_an_address_within_an_output_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="lies within"):
+        select.check_folder("s3://bucket/run/reviews", ["s3://bucket/run/"])
+    select.check_folder("s3://bucket/run2", ["s3://bucket/run"])
+
+
 def numbers(selection: select.ReviewSelection) -> list[int]:
     return [each.record_id for each in selection.objects]
 
