@@ -5,7 +5,7 @@ Each record is settled by the first rule that applies:
 1. An error record has no matte: reject.
 2. A verdict of a person decides; `fix` leads to review, whatever the budget.
 3. An image that nearly equals a better one: reject, unless duplicates are kept.
-4. A condition for rejection holds: reject.
+4. A condition for rejection holds: reject. A matte in which nothing is opaque is never accepted unseen: review.
 5. What may be accepted (all conditions for acceptance hold; the predicted error can be relied upon, where it is used)
    is capped per stratum, best first; then cut where the mean predicted error would exceed the target.
 6. What remains is for people, worst first, as far as the budget goes; what is over it is rejected. A budget alone
@@ -206,6 +206,9 @@ def _sort_out(
     """Return what may be accepted, and what only people can accept; the latter's reasons are noted as reviews."""
     before = decided.open
     decided.settle(fix, Rule("review", "verdict: fix"))
+    # To miss a small object altogether is a small error over the image: no score tells that from a good matte.
+    empty = view.equal("fragments", 0) & ~view.equal("transparent", value=True)
+    decided.settle(empty, Rule("review", "nothing is opaque: alpha > 0.5 in specks at most"))
     by_score = settings.accept_above is not None or settings.target_error is not None or not settings.accept
     if by_score or any(SCORES & columns_named(condition) for condition in settings.accept):
         scored = np.isfinite(view.numbers("predicted_mad"))

@@ -160,7 +160,7 @@ def _read(path: str, settings: DecideSettings, *, several: bool) -> View:
 
 def _columns(settings: DecideSettings, *, several: bool) -> set[str]:
     columns = {name for name in DECISIONS.names if name in RECORDS.names and name not in _MADE}
-    columns |= {"calibration_matches"} | columns_of(settings.per)
+    columns |= {"calibration_matches", "fragments", "transparent"} | columns_of(settings.per)
     if settings.duplicates is not None:
         columns |= {"image_phash", "image_width", "image_height"}
     if settings.rank == "relative":

@@ -330,3 +330,18 @@ def test_the_target_holds_for_what_the_cap_leaves(tmp_path: Path, out: Path) -> 
     assert [n for n, decision in outcome(out).items() if decision == "accept"] == [0, 1, 20]
     assert found.expected_error is not None
     assert found.expected_error <= 0.01
+
+
+def test_a_matte_in_which_nothing_is_opaque_is_never_accepted_unseen(tmp_path: Path, out: Path) -> None:
+    rows = [
+        scored(1, 0.001, fragments=0),
+        scored(2, 0.001, fragments=0, transparent=True),  # glass need not be opaque anywhere
+        scored(3, 0.001, fragments=1),
+        scored(4, 0.001, fragments=None),  # of a run before there were such features
+        scored(5, 0.001, fragments=0, label="dog"),
+    ]
+    scored_run(tmp_path / "run", rows)
+    for rules in ({"target_error": 0.1}, {"accept_above": 0.1}, {"accept": ["label in ('cat', 'dog')"]}):
+        decided(out, tmp_path / "run", **rules, reject=["label == 'dog'"])
+        assert outcome(out) == {1: "review", 2: "accept", 3: "accept", 4: "accept", 5: "reject"}
+        assert reasons(out)[1].startswith("nothing is opaque")
