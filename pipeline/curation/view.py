@@ -79,7 +79,7 @@ class View:
         """Return a column as floats; NaN stands for null."""
         return np.asarray(pc.cast(self.table[name], pa.float64()).to_numpy(), np.float64)
 
-    def equal(self, name: str, value: str | bool) -> NDArray[np.bool_]:
+    def equal(self, name: str, value: str | bool | int) -> NDArray[np.bool_]:
         """Tell where a column has a value."""
         return np.asarray(pc.fill_null(pc.equal(self.table[name], value), False).to_numpy(), np.bool_)
 
