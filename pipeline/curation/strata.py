@@ -110,7 +110,8 @@ def quoted(value: str) -> str:
 
 def _labels(table: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
     codes, values = coded(table["label"])
-    return np.where(codes < 0, len(values), codes), [*map(quoted, values), _NONE]
+    empty = [code for code, value in enumerate(values) if not value]  # no label either
+    return np.where((codes < 0) | np.isin(codes, empty), len(values), codes), [*map(quoted, values), _NONE]
 
 
 def _sizes(table: pa.Table) -> tuple[NDArray[np.int64], list[str]]:

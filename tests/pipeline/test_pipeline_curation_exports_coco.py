@@ -93,3 +93,13 @@ def test_hostile_names_deep_alphas_and_faint_objects(tmp_path):
         *("instances_default.json", "export.json", "faults.jsonl"),
         *(annotation["alpha"], content["images"][0]["file_name"]),
     }
+
+
+def test_objects_without_a_label_and_with_an_empty_one_share_a_category(tmp_path):
+    (tmp_path / "a.png").write_bytes(originals()["plain.png"])
+    uri = f"{tmp_path}/a.png"
+    run_of(tmp_path / "run", [record(uri, "a", "one", label=""), record(uri, "a", "two", label=None)])
+    export_accepted(decide(tmp_path / "d", tmp_path / "run"), str(tmp_path / "out"), "coco")
+    content = json.loads((tmp_path / "out" / "annotations" / "instances_default.json").read_text())
+    assert [row["name"] for row in content["categories"]] == ["object"]
+    assert [row["category_id"] for row in content["annotations"]] == [content["categories"][0]["id"]] * 2

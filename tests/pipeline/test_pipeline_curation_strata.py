@@ -31,12 +31,17 @@ def test_without_traits_all_is_one_stratum() -> None:
 
 
 def test_labels_cannot_pass_for_others() -> None:
-    labels = ["cat", None, "", "(none)", "cat, size=small", 'a"b', "\x1b[31mred", "Katze 2"]
+    labels = ["cat", None, "(none)", "cat, size=small", 'a"b', "\x1b[31mred", "Katze 2"]
     names = named(table(label=labels), "label")
     assert len(set(names)) == len(labels)
     assert names[:2] == ["label=cat", "label=(none)"]
     assert names[-1] == "label=Katze 2"
     assert all(name.isprintable() for name in names)
+
+
+def test_an_empty_label_is_none() -> None:
+    assert named(table(label=["", "cat", None]), "label") == ["label=(none)", "label=cat", "label=(none)"]
+    assert named(table(label=["", ""]), "label") == ["label=(none)"] * 2
 
 
 def test_sizes_are_those_of_coco_by_the_area_of_the_alpha() -> None:

@@ -17,7 +17,7 @@ THRESHOLD = 128
 """Of 255: a pixel with that much alpha or more is inside the binary mask."""
 
 UNLABELLED = "object"
-"""Category of objects without a label."""
+"""Category of objects without a label, or with an empty one."""
 
 _FILE = "annotations/instances_default.json"  # where importers look for it
 
@@ -29,7 +29,7 @@ class Coco(Form):
 
     def __init__(self, out: str, selection: Selection, settings: ExportSettings) -> None:
         super().__init__(out, selection, settings)
-        labels = sorted({UNLABELLED if label is None else label for label in selection.labels})
+        labels = sorted({label or UNLABELLED for label in selection.labels})
         self._categories = {label: number for number, label in enumerate(labels, 1)}
         # Of a million annotations the text takes gigabytes: it grows on disk, one list in each file.
         self._images = Spool(storage.join(out, "annotations/.images.part"))
@@ -56,7 +56,7 @@ class Coco(Form):
         label = item.record["label"]
         about = subject.describe()
         return {
-            "category_id": self._categories[UNLABELLED if label is None else label],
+            "category_id": self._categories[label or UNLABELLED],
             "segmentation": {"size": lengths["size"], "counts": lengths["counts"].decode("ascii")},
             "area": int(mask.area(lengths)),
             "bbox": [float(value) for value in mask.toBbox(lengths)],
