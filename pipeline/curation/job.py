@@ -22,6 +22,7 @@ from pipeline.curation.summary import Curated, figures
 from pipeline.curation.view import View, read_view
 from pipeline.folders import require_empty
 from pipeline.provenance import code_version
+from pipeline.review.select import check_folder
 from sdmatte.urls import redact
 
 _ORDER: tuple[Decision, ...] = ("accept", "reject", "review")  # as text is sorted
@@ -41,12 +42,13 @@ def curate(settings: DecideSettings) -> Curated:
         What came of it; not complete where records are there twice.
 
     Raises:
-        ConfigurationError: A run or condition can't be used, or the folder holds other files.
+        ConfigurationError: A run or condition can't be used, or the folder holds other files or lies within a run.
         TransientError: The store failed repeatedly.
         PipelineError: A data file is damaged.
     """
     out = storage.absolute(settings.out).rstrip("/")
     _check_folder(out)
+    check_folder(out, map(storage.absolute, settings.runs))
     view = read_view(settings)
     groups = group_images(view, settings.duplicates)
     strata = stratify(view.table, settings.per)

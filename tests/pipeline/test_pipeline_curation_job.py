@@ -74,6 +74,16 @@ def test_a_folder_with_other_files_is_left_alone(run: Path, tmp_path: Path) -> N
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_nothing_is_written_within_a_run(run: Path, tmp_path: Path) -> None:
+    before = sorted(run.rglob("*"))
+    (tmp_path / "link").symlink_to(run)
+    for folder in (run / "curated", run / "records" / "deep", tmp_path / "link" / "curated"):
+        with pytest.raises(ConfigurationError, match="lies within"):
+            decided(folder, run, budget=4)
+    assert sorted(run.rglob("*")) == before
+    decided(tmp_path / "run-curated", run, budget=4)
+
+
 def test_a_curation_that_died_halfway_can_be_repeated(run: Path, tmp_path: Path) -> None:
     decided(tmp_path / "out", run, budget=4)
     (tmp_path / "out" / "curation.json").unlink()
