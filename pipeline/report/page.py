@@ -42,6 +42,8 @@ _LONGEST = 4000  # characters of a text on the page
 _SCRIPTS = ("report_model.js", "report_tiles.js", "report_viewer.js", "report.js")
 _ERROR_COLUMNS = ("shard", "image_key", "prompt_kind", "label", "error_code", "error_message")
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # bidirectional controls
+_VISIBLE = {ord(sign): f"\\u{ord(sign):04x}" for sign in _TURNING}
 
 
 def write_report(run_path: str, summary: Reconciliation) -> str:
@@ -108,6 +110,7 @@ def _page(content: dict[str, Any], data: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     environment.filters |= {"count": "{:,}".format, "cut": _cut}
 
@@ -136,7 +139,13 @@ def _hash(text: str) -> str:
 def _json(value: Any) -> str:
     """Return JSON that nothing in HTML takes for a tag, an entity or the end of a script."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(_ESCAPES)
+    # Where they are visible the script must see escapes, not what these stand for: their backslash is escaped, too.
+    return text.translate(_ESCAPES | {sign: f"\\{escape}" for sign, escape in _VISIBLE.items()})
+
+
+def _visible(value: Any) -> Any:
+    """Return a text with escapes in place of the signs by which it could pass for another."""
+    return value.translate(_VISIBLE) if isinstance(value, str) else value
 
 
 def _cut(text: str | None) -> str:

@@ -249,6 +249,19 @@ def test_what_comes_from_the_input_is_escaped(run: RunDirectory, plain: tuple[Ru
     assert not set("<>&\u2028\u2029") & set(page.raw["script"][0])
 
 
+def test_signs_that_turn_the_direction_of_text_are_visible(run: RunDirectory) -> None:
+    turning = [*"\u061c\u200e\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))]
+    text = f"gpj{''.join(turning)}exe"
+    shown = "gpj" + "".join(f"\\u{ord(sign):04x}" for sign in turning) + "exe"
+    fault = error_record(text, text, "image_corrupt", text, label=text, prompt_kind=text, image_uri=text)
+    add_records(run, "evil", text, [fault | {"image_notes": [text]}])
+    source, page, _ = report(run, [*SHARDS, text, f"lost {text}"])
+    assert not set(turning) & set(source)
+    assert page.cells[-1] == [shown, shown, shown, "image_corrupt", shown, shown]
+    (one,) = [one for one in page.objects if one.get("code")]
+    assert (one["label"], one["key"], one["kind"], one["notes"]) == (shown, shown, shown, [shown])
+
+
 def test_errors_are_counted_and_the_first_hundred_listed(run: RunDirectory) -> None:
     faults: list[dict[str, Any]] = [
         {**error_record("bad.tar", f"k{at}", "image_corrupt" if at % 4 else "prompt_missing", "why"), "record_id": at}
