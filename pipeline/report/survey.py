@@ -80,7 +80,7 @@ class Slice:
     """The records that share a label, or a kind of prompt.
 
     Attributes:
-        name: The label; None for records without.
+        name: The label; None for records without, or with an empty one.
         count: Records.
         ok: Those with a matte.
         mad: Mean of `predicted_mad`; None where no record has it.
@@ -178,7 +178,8 @@ class Survey:
         for name, distribution in self.distributions.items():
             _count(distribution, _numbers(only_ok[name]), *FEATURES[name])
         mad, quality = _numbers(table["predicted_mad"]), _numbers(table["quality"])
-        self.labels.add(table["label"], ok, mad, quality)
+        labels = table["label"]  # an empty one is none
+        self.labels.add(pc.if_else(pc.equal(labels, ""), pa.scalar(None, labels.type), labels), ok, mad, quality)
         self.kinds.add(table["prompt_kind"], ok, mad, quality)
         keys = only_ok.select(["calibration", "calibration_matches"]).append_column(
             "scored", pc.is_valid(only_ok["predicted_mad"])

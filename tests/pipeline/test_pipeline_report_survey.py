@@ -56,6 +56,11 @@ def test_slices_know_share_error_and_quality(tmp_path: Path) -> None:
     assert {one.name: one.count for one in survey.kinds.top(5)[0]} == {"box": 4, "mask": 1, None: 1}
 
 
+def test_an_empty_label_is_none(tmp_path: Path) -> None:
+    survey = look(run_of(tmp_path, {"label": ""}, {"label": None}, {"label": "cat", "number": 3}), Chooser(0))
+    assert [(one.name, one.count) for one in survey.labels.top(5)[0]] == [("cat", 3), (None, 2)]
+
+
 def test_rarer_labels_are_taken_together(tmp_path: Path) -> None:
     run = run_of(
         tmp_path, {"number": 3, "label": "cat"}, {"number": 2, "label": "dog"}, {"label": "elk"}, {"label": "fox"}
