@@ -317,24 +317,28 @@ class SDMatte:
             _log.warning("%s; expect poor mattes", message)
 
     @torch.inference_mode()
-    def encode(self, pixels: Sequence[NDArray[np.uint8]]) -> list[EncodedImage]:
+    def encode(
+        self, pixels: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[EncodedImage]:
         """Encode images, as batches of equal grids.
 
         Args:
             pixels: ``(H, W, 3)`` RGB each, upright.
+            sizes: Width and height of the upright originals, where ``pixels`` were decoded smaller: prompts and
+                alphas are in pixels of the originals. Default: those of ``pixels``.
 
         Returns:
             One encoded image each, in order.
         """
         stride, size = self._network.stride, self.input_size
-        grids = [model_grid(p.shape[1], p.shape[0], size, self.resize, stride) for p in pixels]
+        sizes = [(p.shape[1], p.shape[0]) for p in pixels] if sizes is None else sizes
+        grids = [model_grid(width, height, size, self.resize, stride) for width, height in sizes]
         encoded: dict[int, EncodedImage] = {}
         with exact_float32(self.device, self._dtype):
             for grid, indices in by_grid(grids):
                 batch = np.stack([to_grid(pixels[index], grid) for index in indices])
                 for index, latent in zip(indices, self._network.encode_image(self._tensor(batch)), strict=True):
-                    height, width = pixels[index].shape[:2]
-                    encoded[index] = EncodedImage(latent, width, height, grid)
+                    encoded[index] = EncodedImage(latent, *sizes[index], grid)
         return [encoded[index] for index in range(len(pixels))]
 
     @torch.inference_mode()

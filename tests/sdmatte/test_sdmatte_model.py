@@ -98,6 +98,16 @@ def test_encoding_and_matting_can_be_had_apart() -> None:
     assert_same(alphas[1], mini()(images[0], BOX))
 
 
+def test_alphas_have_the_size_of_the_original_where_its_pixels_are_smaller() -> None:
+    full = photo(4 * HEIGHT, 4 * WIDTH)
+    half = np.asarray(Image.fromarray(full).reduce(2))
+    image = mini_aspect().encode([half], [(4 * WIDTH, 4 * HEIGHT)])[0]
+    assert (image.width, image.height) == (4 * WIDTH, 4 * HEIGHT)
+    assert image.grid == mini_aspect().encode([full])[0].grid
+    box = Box(4 * BOX.x0, 4 * BOX.y0, 4 * BOX.x1, 4 * BOX.y1)
+    assert mini_aspect().matte([(image, box)])[0].shape == (4 * HEIGHT, 4 * WIDTH)
+
+
 def test_nothing_in_nothing_out() -> None:
     assert mini().predict([], []) == []
     assert mini().predict([photo(8, 8)], [[]]) == [[]]
