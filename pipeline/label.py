@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ from pipeline.report import write_report
 from pipeline.runs import RunDirectory
 from pipeline.scopes import ALL_OF_IT, Selection
 from pipeline.sources import Shard, make_source
-from pipeline.stages.matte import load_identity
+from pipeline.stages.matte import identity, load_identity, second_pass
 from pipeline.stages.parcels import BLOCK_BYTES, pack
 from pipeline.stages.read import ReadShards, plan_table, unmatched_rows
 from pipeline.stages.records import error_records
@@ -47,18 +47,22 @@ from pipeline.summary import Summary
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
 
+if TYPE_CHECKING:
+    from sdmatte.model import SDMatte
+
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""
 
 _log = logging.getLogger(__name__)
 
 
-def label(config: LabelConfig, selection: Selection = ALL_OF_IT) -> Summary:
+def label(config: LabelConfig, selection: Selection = ALL_OF_IT, *, model: SDMatte | None = None) -> Summary:
     """Label a corpus; continues the run that stands at the output path, or follows it.
 
     Args:
         config: Of the job.
         selection: What to label: all of the input, what is new in it, or some records again.
+        model: Ready model, a copy of which goes to each actor; by default each loads the configured one.
 
     Returns:
         What came out; `complete` says whether every input has exactly one record.
@@ -85,7 +89,7 @@ def label(config: LabelConfig, selection: Selection = ALL_OF_IT) -> Summary:
             if target.path != before.path or (target.there is not None and target.there.succeeded):
                 continue  # another job was faster, and is done
             with connected(config):
-                return _label(config, claim, target, shards, index, versions, start)
+                return _label(config, claim, target, shards, index, versions, start, model)
 
 
 def _label(
@@ -96,16 +100,17 @@ def _label(
     index: Prompts | None,
     versions: Mapping[str, str],
     start: float,
+    ready: SDMatte | None,
 ) -> Summary:
     resources = actor_resources(config)
-    model = _probe_model(config, resources)
+    model = identity(ready, second_pass(config, ready)) if ready else _probe_model(config, resources)
     scope = target.scope(config, model)
     job = assignment(target.earlier, scope, shards, versions)
     if not job.shards and target.there is None:
         last = list(target.chain.runs.values())[-1]
         return _already(last, last.plan(), start)
     run = RunDirectory.begun(claim, config, model, scope)
-    return _run(config, run, job, versions, index, model, resources, start)
+    return _run(config, run, job, versions, index, model, resources, start, ready)
 
 
 def _run(
@@ -117,13 +122,14 @@ def _run(
     model: ModelIdentity,
     resources: ActorResources,
     start: float,
+    ready: SDMatte | None,
 ) -> Summary:
     try:
         names = [shard.name for shard in job.shards]
         run.write_plan(names)
         committed = run.committed()
         before = sum(len(shard.record_ids) for shard in committed.values())
-        faults = _execute(config, run, job, versions, committed, index, resources)
+        faults = _execute(config, run, job, versions, committed, index, resources, ready)
         if run.scope.kind != "again":
             _commit_unmatched(config, run, job, index, model)
         reconciliation = run.reconcile(names)
@@ -172,6 +178,7 @@ def _execute(
     committed: Mapping[str, Committed],
     index: Prompts | None,
     resources: ActorResources,
+    ready: SDMatte | None,
 ) -> list[str]:
     """Read, matte and commit all shards that aren't finished; return the faults of storage that left some unread."""
     import ray
@@ -180,7 +187,7 @@ def _execute(
     if not pending:
         return []
     board = start_board(config)
-    plan = _Plan(config, run, board, None if index is None else ray.put(index), ray.put(job.seen), resources)
+    plan = _Plan(config, run, board, None if index is None else ray.put(index), ray.put(job.seen), resources, ready)
     with ProgressDisplay(board, len(pending)), faults_named():
         images = config.failures.canary_images
         if images:
@@ -219,6 +226,7 @@ class _Plan:
     index: Any
     seen: Any
     resources: ActorResources
+    ready: SDMatte | None
 
     def execute(self, rows: pa.Table, actors: int, phase: int) -> None:
         """Read, matte and commit shards (:data:`pipeline.stages.read.PLAN`); phases are commits of different names."""
@@ -245,7 +253,13 @@ class _Plan:
                 )
                 .map_batches(
                     MatteImages,
-                    fn_constructor_args=(config, self.run.run_id, None, reporter, max(1, round(self.resources.cpus))),
+                    fn_constructor_args=(
+                        config,
+                        self.run.run_id,
+                        self.ready,
+                        reporter,
+                        max(1, round(self.resources.cpus)),
+                    ),
                     batch_size=1,  # parcel, of workers.images_per_block images
                     batch_format="pyarrow",
                     compute=ray.data.ActorPoolStrategy(size=actors),
