@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import storage, where
-from pipeline.commits import Committed
+from pipeline import commit_log, storage, where
+from pipeline.commits import Commit, Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError
 from pipeline.ids import image_id, record_id
@@ -24,7 +24,7 @@ from pipeline.provenance import ModelIdentity
 from pipeline.reconcile import UNMATCHED_PROMPTS
 from pipeline.runs import RunDirectory
 from pipeline.scopes import ALL, Scope, Selection
-from pipeline.seen import Seen, short
+from pipeline.seen import Seen, among, short
 from pipeline.sources import Shard
 from sdmatte.urls import redact
 
@@ -135,19 +135,21 @@ def assignment(chain: Chain, scope: Scope, shards: Sequence[Shard], sources: Map
     """
     if scope.kind == "all":
         return Assignment(list(shards))
-    bases = {name: chain.runs[name].committed() for name in scope.bases}
-    held = [shard.record_ids for base in bases.values() for name, shard in base.items() if name != UNMATCHED_PROMPTS]
-    unreadable = [record_id(image_id(shard.name, ""), {}) for shard in shards]  # asked anew, if a shard is read again
-    seen = np.setdiff1d(np.concatenate([NOTHING, *held]), unreadable)
+    seen = _held([chain.runs[name] for name in scope.bases])
+    unreadable = np.fromiter((record_id(image_id(shard.name, ""), {}) for shard in shards), np.int64, len(shards))
+    if (asked_anew := unreadable[among(unreadable, seen)]).size:  # if a shard is read again
+        seen = np.delete(seen, np.searchsorted(seen, asked_anew))
     if scope.kind == "again":
         assert scope.where is not None
         return _again(chain, shards, seen, scope.where)
+    bases = {name: chain.runs[name].progress() for name in scope.bases}
     # A run that made records anew looked into shards of which runs of other settings may hold the rest.
     whole = [base for name, base in bases.items() if set(chain.runs[name].scope.bases) <= set(scope.bases)]
     known = {name: _same(name, whole, sources.get(name, "")) for name in (shard.name for shard in shards)}
     matched = (key for shard in known.values() if shard for ledger in shard.ledgers for key in ledger.matched)
     left = [shard for shard in shards if known[shard.name] is None]
-    images = _images([chain.runs[name] for name in scope.bases], [shard.name for shard in left])
+    there = set().union(*bases.values())
+    images = _images([chain.runs[name] for name in scope.bases], [one.name for one in left if one.name in there])
     return Assignment(left, Seen(seen, *images), np.fromiter(matched, np.int64))
 
 
@@ -160,15 +162,37 @@ def _same(name: str, bases: Iterable[Mapping[str, Committed]], source: str) -> C
     return None
 
 
+class _Held:
+    """Ids of records, gathered as commits come past."""
+
+    def __init__(self) -> None:
+        self.pieces: list[NDArray[np.int64]] = []
+
+    def add(self, commit: Commit) -> None:
+        self.pieces += [part.record_ids for name, part in commit.shards.items() if name != UNMATCHED_PROMPTS]
+
+
+def _held(runs: Iterable[RunDirectory]) -> NDArray[np.int64]:
+    """Return the ids of all records of some runs, ascending, each once; 8 bytes each, and as much again on the way."""
+    pieces = [piece for run in runs for piece in commit_log.fold(run.path, _Held).pieces]
+    ids = np.concatenate([NOTHING, *pieces])
+    del pieces
+    ids.sort()  # in place
+    first = np.ones(len(ids), np.bool_)
+    np.not_equal(ids[1:], ids[:-1], out=first[1:])
+    return ids if first.all() else ids[first]
+
+
 def _images(bases: Sequence[RunDirectory], shards: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return ids of images, ascending, and digests of their bytes, as the latest of some runs saw them in shards."""
     wanted = pc.field("shard").isin(pa.array(shards, pa.string())) & pc.field("image_sha256").is_valid()
-    columns = ["image_id", "image_sha256"]
-    tables = [run.dataset().to_table(columns=columns, filter=wanted) for run in reversed(bases) if shards]
-    ids = np.concatenate([NOTHING, *(table["image_id"].to_numpy() for table in tables)])
-    digests = [short(digest) for table in tables for digest in table["image_sha256"].to_pylist()]
-    images, first = np.unique(ids, return_index=True)  # of the latest run
-    return images, np.asarray(digests, np.int64)[first]
+    ids, digests = [NOTHING], [NOTHING]
+    for run in reversed(bases) if shards else ():
+        for batch in run.dataset().to_batches(columns=["image_id", "image_sha256"], filter=wanted):
+            ids.append(batch["image_id"].to_numpy())
+            digests.append(np.fromiter(map(short, batch["image_sha256"].to_pylist()), np.int64, len(batch)))
+    images, first = np.unique(np.concatenate(ids), return_index=True)  # of the latest run
+    return images, np.concatenate(digests)[first]
 
 
 def _again(chain: Chain, shards: Sequence[Shard], seen: NDArray[np.int64], condition: str) -> Assignment:

@@ -21,10 +21,12 @@ import json
 import logging
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +47,10 @@ COMPACT_SECONDS = 60.0
 """Between two looks at how many there are."""
 
 LOG_COMMITS = 10_000
-"""Commits in one log of :func:`merge`."""
+"""Commits in one log of :func:`merge`, at most."""
+
+LOG_ROWS = 1_000_000
+"""Records of these commits, at most, unless one commit alone has more."""
 
 LOG_SCHEMA = pa.schema(
     [
@@ -62,30 +67,86 @@ LOG_SCHEMA = pa.schema(
 )
 """Of logs: one row per commit and shard."""
 
+_HEAD = ["stem", "data", "rows", "bytes"]
+
+_In = TypeVar("_In")
 _T = TypeVar("_T")
+_Taker = TypeVar("_Taker", bound="Taker")
 _log = logging.getLogger(__name__)
 _READERS = 32  # objects read or deleted at a time: each request to a store is mostly waiting
+_LOGS_AHEAD = 8  # read before they are wanted
 _ATTEMPTS = 5  # at a consistent view, while another job compacts
 _NAME = re.compile(r"(part|log)-(\d{6})-([0-9a-f]{6})-.+\.(json|parquet)")
 
 
-def read_commits(run: str) -> list[Commit]:
-    """Read all commits of a run that count, ordered by name.
+class Taker(Protocol):
+    """Takes commits as they come past."""
+
+    def add(self, commit: Commit) -> None:
+        """Take one."""
+
+
+def fold(run: str, start: Callable[[], _Taker], *, names_only: bool = False) -> _Taker:
+    """Hand all commits of a run that count to a taker, each once, roughly in the order in which they were written.
+
+    Memory: about 150 bytes per commit, and the few logs that are read at a time; what else is kept is the taker's.
+
+    Args:
+        run: The run directory.
+        start: Makes a taker; called again where the run changed so that reading has to begin anew.
+        names_only: Leave `shards` of gathered commits empty, where stem, data file and sizes are all that is wanted.
 
     Raises:
         ConfigurationError: One of them is damaged, or the store refuses to hand it out.
         TransientError: The store failed repeatedly.
     """
 
-    def read() -> list[Commit]:
+    def read() -> _Taker:
+        taker = start()
         claim = claims.latest(run)
         if claim is None:
-            return []
+            return taker
         listed = _counting(run, claim)
         claim.check()  # else the next job may have sealed and deleted what this listing should have shown
-        return _read(run, *listed)
+        for commit in _each(run, *listed, names_only=names_only):
+            taker.add(commit)
+        return taker
 
     return _patiently(run, read)
+
+
+class _All:
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
+
+    def add(self, commit: Commit) -> None:
+        self.commits.append(commit)
+
+
+def read_commits(run: str) -> list[Commit]:
+    """Read all commits of a run that count, ordered by name; with all their ids, so 8 bytes per record.
+
+    Raises:
+        ConfigurationError: One of them is damaged, or the store refuses to hand it out.
+        TransientError: The store failed repeatedly.
+    """
+    return sorted(fold(run, _All).commits, key=lambda commit: commit.stem)
+
+
+def heads(run: str) -> list[Commit]:
+    """Read all commits of a run that count, ordered by name, without what they hold of shards.
+
+    Raises:
+        ConfigurationError: A commit is damaged, or the store refuses to hand it out.
+        TransientError: The store failed repeatedly.
+    """
+    found = fold(run, _All, names_only=True).commits
+    return sorted((replace(commit, shards={}) for commit in found), key=lambda commit: commit.stem)
+
+
+def data_files(run: str) -> list[str]:
+    """Return the data files of a run that have a commit that counts, relative to it; errors as :func:`heads`."""
+    return [commit.data for commit in heads(run) if commit.data]
 
 
 def _patiently(run: str, read: Callable[[], _T]) -> _T:
@@ -96,13 +157,33 @@ def _patiently(run: str, read: Callable[[], _T]) -> _T:
     raise TransientError(f"the commits of {redact(run)} change faster than they can be read; try again")
 
 
-def _read(run: str, logs: Sequence[str], loose: Sequence[storage.FileInfo]) -> list[Commit]:
+def _each(
+    run: str, logs: Sequence[str], loose: Sequence[storage.FileInfo], *, names_only: bool = False
+) -> Iterator[Commit]:
+    # A commit is in a log and on its own while a job gathers it, or after it died doing so.
+    seen: set[str] = set()
     with ThreadPoolExecutor(_READERS) as pool:
-        gathered = pool.map(lambda name: _read_log(run, name), logs)
-        single = pool.map(_read_commit, loose)
-        # A commit is in a log and on its own while a job gathers it, or after it died doing so.
-        found = {commit.stem: commit for commits in [*gathered, list(single)] for commit in commits}
-    return [found[stem] for stem in sorted(found)]
+        gathered = _ahead(pool, lambda name: _read_log(run, name, names_only=names_only), logs, _LOGS_AHEAD)
+        single = _ahead(pool, lambda file: [_read_commit(file)], loose, 4 * _READERS)
+        for commit in itertools.chain.from_iterable(itertools.chain(gathered, single)):
+            if commit.stem not in seen:
+                seen.add(commit.stem)
+                yield commit
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[_In], _T], items: Iterable[_In], most: int) -> Iterator[_T]:
+    """Map in order, as `pool.map`, but with a bounded number of results that nobody has taken yet."""
+    pending: deque[Future[_T]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > most:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 def _counting(run: str, claim: Claim) -> tuple[list[str], list[storage.FileInfo]]:
@@ -221,12 +302,27 @@ def merge(
     """
     if claim is None:
         return ()
-    commits = [commit for commit in _patiently(run, lambda: _read(run, *_counting(run, claim))) if keep(commit)]
+    commits = [commit for commit in _patiently(run, lambda: [*_each(run, *_counting(run, claim))]) if keep(commit)]
+    commits.sort(key=lambda commit: commit.stem)
     names = []
-    for start in range(0, len(commits), LOG_COMMITS):
-        names.append(name.replace(".parquet", f"-{start // LOG_COMMITS:06d}.parquet"))
-        _write_log(run, names[-1], commits[start : start + LOG_COMMITS])
+    for number, portion in enumerate(_portions(commits)):
+        names.append(name.replace(".parquet", f"-{number:06d}.parquet"))
+        _write_log(run, names[-1], portion)
     return tuple(names)
+
+
+def _portions(commits: Iterable[Commit]) -> Iterator[list[Commit]]:
+    """Cut commits into what one log holds: readers have a few logs in memory at a time."""
+    portion: list[Commit] = []
+    rows = 0
+    for commit in commits:
+        if portion and (len(portion) == LOG_COMMITS or rows + commit.rows > LOG_ROWS):
+            yield portion
+            portion, rows = [], 0
+        portion.append(commit)
+        rows += commit.rows
+    if portion:
+        yield portion
 
 
 def outdated(claim: Claim) -> list[storage.FileInfo]:
@@ -288,13 +384,17 @@ def _write_log(run: str, name: str, commits: Sequence[Commit]) -> None:
     storage.write_bytes_atomic(storage.join(run, "commits", name), file.getvalue())
 
 
-def _read_log(run: str, name: str) -> list[Commit]:
+def _read_log(run: str, name: str, *, names_only: bool = False) -> list[Commit]:
     uri = storage.join(run, "commits", name)
     content = storage.read_bytes(uri)
+    columns = _HEAD if names_only else LOG_SCHEMA.names
     try:
-        table = pq.read_table(io.BytesIO(content), schema=LOG_SCHEMA)
+        table = pq.read_table(io.BytesIO(content), schema=LOG_SCHEMA, columns=columns)
     except (pa.ArrowException, OSError, ValueError):
         raise ConfigurationError(f"{redact(uri)} is damaged; restore it, or choose another output.path") from None
+    if names_only:
+        found = dict.fromkeys(zip(*(table[name].to_pylist() for name in _HEAD), strict=True))
+        return [Commit(stem, data, rows, size, {}) for stem, data, rows, size in found]
     ids = table["record_ids"].combine_chunks()
     values, edges = ids.values.to_numpy(), ids.offsets.to_numpy()
     commits: dict[str, Commit] = {}

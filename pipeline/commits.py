@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigurationError
-from pipeline.ids import id_sum
 
 VERSION = 2
 """Of the format of commit objects and of `run.json`."""
@@ -95,7 +95,7 @@ class Commit:
             name: _lines(
                 {
                     "records": len(part.record_ids),
-                    "id_sum": id_sum(part.record_ids.tolist()),
+                    "id_sum": wrapped_sum(part.record_ids),
                     "ok": part.ok,
                     "errors": part.errors,
                     "ledger": part.ledger and part.ledger.to_dict(),
@@ -152,13 +152,11 @@ def _commit(stem: str, fields: Mapping[str, Any]) -> Commit:
 
 
 def _shard_part(fields: Mapping[str, Any]) -> ShardPart:
-    ids = fields["record_ids"]
-    if len(ids) != fields["records"] or id_sum(ids) != fields["id_sum"]:
+    ids = np.asarray(fields["record_ids"] or np.empty(0, np.int64))
+    if ids.dtype != np.int64 or len(ids) != fields["records"] or wrapped_sum(ids) != fields["id_sum"]:
         raise ValueError
     ledger = fields["ledger"]
-    return ShardPart(
-        np.asarray(ids, np.int64), fields["ok"], fields["errors"], Ledger.from_dict(ledger) if ledger else None
-    )
+    return ShardPart(ids, fields["ok"], fields["errors"], Ledger.from_dict(ledger) if ledger else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +164,12 @@ class Committed:
     """What all commits together hold of one shard.
 
     Attributes:
-        record_ids: (n,) int64; an id that was committed twice stands there twice.
+        record_ids: (n,) int64; an id that was committed twice stands there twice. Empty where the shard is `whole`.
         ok: How many of the records have status `ok`.
         errors: How many of the others have which error code.
         ledgers: The distinct ledgers; more than one only where the shard changed while the run went on.
         commits: Stems of the commits.
+        whole: Exactly the records of its one ledger are there, each once, and their ids were not kept.
     """
 
     record_ids: NDArray[np.int64]
@@ -178,6 +177,17 @@ class Committed:
     errors: dict[str, int]
     ledgers: tuple[Ledger, ...]
     commits: tuple[str, ...]
+    whole: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many records are committed; one that was committed twice counts twice."""
+        return self.ledgers[0].records if self.whole else len(self.record_ids)
+
+    @property
+    def distinct(self) -> int:
+        """How many of them are distinct."""
+        return self.count if self.whole else len(np.unique(self.record_ids))
 
     @property
     def done(self) -> bytes:
@@ -187,25 +197,102 @@ class Committed:
     @property
     def finished(self) -> bool:
         """Whether exactly the records are there that the shard's ledger asks for (so that it needn't be read)."""
-        if len(self.ledgers) != 1:
-            return False
-        distinct = np.unique(self.record_ids)
-        return len(distinct) == self.ledgers[0].records and id_sum(distinct.tolist()) == self.ledgers[0].id_sum
+        return self.whole or (len(self.ledgers) == 1 and _asked_for(np.unique(self.record_ids), self.ledgers[0]))
+
+
+class ByShard:
+    """Gathers what commits hold, by name of the shard, while they come past.
+
+    Of a shard that is whole the ids are let go: of a run in order, only those of the few shards that are just being
+    worked on are in memory at any time, and about 500 bytes per shard.
+
+    Args:
+        keep: Shards whose ids are kept all the same; None for all.
+
+    Attributes:
+        reopened: Shards that were whole, and of which more came: to know what is doubled, gather again and keep these.
+    """
+
+    def __init__(self, keep: AbstractSet[str] | None = None) -> None:
+        self.reopened: set[str] = set()
+        self._keep = keep
+        self._shards: dict[str, _Gathered] = {}
+
+    def add(self, commit: Commit) -> None:
+        """Take one more commit."""
+        for name, part in commit.shards.items():
+            shard = self._shards.setdefault(name, _Gathered())
+            if shard.whole and (len(part.record_ids) or part.ledger not in (None, shard.ledgers[0])):
+                self.reopened.add(name)
+            shard.add(commit.stem, part)
+            if self._keep is not None and name not in self._keep:
+                shard.let_go()
+
+    def shards(self) -> dict[str, Committed]:
+        """Return the outcome, ordered by name."""
+        return {name: self._shards[name].committed() for name in sorted(self._shards)}
+
+
+class _Gathered:
+    """What has come of one shard so far."""
+
+    __slots__ = ("count", "errors", "ids", "ledgers", "ok", "stems", "whole")
+
+    def __init__(self) -> None:
+        self.ids: list[NDArray[np.int64]] = []
+        self.count = 0
+        self.ok = 0
+        self.errors: Counter[str] | None = None  # most shards have none
+        self.ledgers: tuple[Ledger, ...] = ()
+        self.stems: tuple[str, ...] = ()
+        self.whole = False
+
+    def add(self, stem: str, part: ShardPart) -> None:
+        if len(part.record_ids):
+            self.ids.append(part.record_ids)
+        self.count += len(part.record_ids)
+        self.ok += part.ok
+        if part.errors:
+            self.errors = (self.errors or Counter()) + Counter(part.errors)
+        if part.ledger and part.ledger not in self.ledgers:
+            self.ledgers += (part.ledger,)
+        self.stems += (stem,)
+
+    def let_go(self) -> None:
+        if self.whole or len(self.ledgers) != 1 or self.count != self.ledgers[0].records:
+            return
+        if _asked_for(np.unique(_joined(self.ids)), self.ledgers[0]):
+            self.whole = True
+            self.ids = []
+
+    def committed(self) -> Committed:
+        return Committed(
+            record_ids=_joined(self.ids),
+            ok=self.ok,
+            errors=dict(self.errors or {}),
+            ledgers=self.ledgers,
+            commits=self.stems,
+            whole=self.whole,
+        )
 
 
 def by_shard(commits: Iterable[Commit]) -> dict[str, Committed]:
-    """Gather what commits hold, by name of the shard."""
-    parts: dict[str, list[tuple[str, ShardPart]]] = {}
+    """Gather what commits hold, by name of the shard, with all ids."""
+    gathered = ByShard()
     for commit in commits:
-        for name, part in commit.shards.items():
-            parts.setdefault(name, []).append((commit.stem, part))
-    return {
-        name: Committed(
-            record_ids=np.concatenate([part.record_ids for _, part in pieces]),
-            ok=sum(part.ok for _, part in pieces),
-            errors=dict(sum((Counter(part.errors) for _, part in pieces), Counter())),
-            ledgers=tuple(dict.fromkeys(part.ledger for _, part in pieces if part.ledger)),
-            commits=tuple(stem for stem, _ in pieces),
-        )
-        for name, pieces in sorted(parts.items())
-    }
+        gathered.add(commit)
+    return gathered.shards()
+
+
+def _joined(pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *pieces])
+
+
+def _asked_for(distinct: NDArray[np.int64], ledger: Ledger) -> bool:
+    """Tell whether distinct ids are those that a ledger asks for."""
+    return len(distinct) == ledger.records and wrapped_sum(distinct) == ledger.id_sum
+
+
+def wrapped_sum(ids: NDArray[np.int64]) -> int:
+    """Return what :func:`pipeline.ids.id_sum` does, of an array: int64 wraps around at the same place."""
+    return int(np.sum(ids, dtype=np.int64))

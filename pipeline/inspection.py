@@ -41,11 +41,11 @@ def status(chain: Chain) -> str:
     """Return the state of each run, for people; reads commits and listings, no data file."""
     lines = []
     for name, run in chain.runs.items():
-        committed = run.committed()
-        records = sum(len(shard.record_ids) for shard in committed.values())
+        committed = run.progress()
+        records = sum(shard.count for shard in committed.values())
         errors = sum(sum(shard.errors.values()) for shard in committed.values())
         finished = sum(shard.finished for shard in committed.values())
-        bytes_ = sum(commit.size for commit in commit_log.read_commits(run.path))
+        bytes_ = sum(commit.size for commit in commit_log.heads(run.path))
         scope = run.scope
         about = {"all": "all of the input", "incremental": "what was new", "again": f"records where {scope.where}"}
         claim = claims.latest(run.path)
@@ -141,7 +141,7 @@ def reconcile(chain: Chain, *, list_input: bool = True) -> ChainReconciliation:
     missing = None
     if list_input:
         known = {shard for plan in plans.values() for shard in plan}
-        known |= {shard for run in chain.runs.values() for shard in run.committed()}
+        known |= {shard for run in chain.runs.values() for shard in run.progress()}
         last = list(chain.runs.values())[-1]
         shards = make_source(LabelConfig.model_validate(last.info["config"])).shards()
         missing = tuple(shard.name for shard in shards if shard.name not in known)

@@ -135,6 +135,8 @@ def counting(table: pa.Table) -> NDArray[np.bool_]:
 
 
 def _newest(runs: Sequence[RunDirectory], columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
+    if len(runs) == 1:  # nothing came later: all of it counts
+        return runs[0].dataset().to_table(columns=list(columns), filter=where)
     tables = []
     later = _Later()
     for run in reversed(runs):

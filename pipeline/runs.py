@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 
 import fsspec
@@ -22,9 +23,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline import commit_log, commits, exclusive, reconcile, storage
+from pipeline import commit_log, exclusive, reconcile, storage
 from pipeline.claims import Claim, SupersededError
-from pipeline.commits import VERSION, Committed
+from pipeline.commits import VERSION, ByShard, Committed
 from pipeline.config import LabelConfig
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.holding import holding
@@ -197,19 +198,35 @@ class RunDirectory:
         return storage.exists(storage.join(self.path, "_SUCCESS"))
 
     def committed(self) -> dict[str, Committed]:
-        """Return what the run holds, by name of the shard.
+        """Return what the run holds, by name of the shard, with all ids.
 
-        Memory: about 8 bytes per record and 100 per prompt-file key.
+        Memory: about 8 bytes per record and 100 per prompt-file key; :meth:`progress` does with less.
 
         Raises:
             ConfigurationError: A commit is damaged.
             TransientError: The store failed repeatedly.
         """
-        return commits.by_shard(commit_log.read_commits(self.path))
+        return commit_log.fold(self.path, ByShard).shards()
+
+    def progress(self) -> dict[str, Committed]:
+        """Return what the run holds, by name of the shard, with the ids of those only that are not whole.
+
+        Memory: about 500 bytes per shard, 150 per commit and 100 per prompt-file key, whatever the records.
+
+        Raises:
+            ConfigurationError: A commit is damaged.
+            TransientError: The store failed repeatedly.
+        """
+        keep: set[str] = set()
+        while True:
+            gathered = commit_log.fold(self.path, partial(ByShard, frozenset(keep)))
+            if gathered.reopened <= keep:
+                return gathered.shards()
+            keep |= gathered.reopened  # more came of a shard than it needs: its ids are wanted after all
 
     def finished_shards(self) -> set[str]:
         """Return the shards that left behind exactly what their ledgers ask for: a resumed job skips them."""
-        return {name for name, shard in self.committed().items() if shard.finished}
+        return {name for name, shard in self.progress().items() if shard.finished}
 
     def write_plan(self, shards: Sequence[str]) -> None:
         """Note which shards the run is to label, by name; an earlier plan is replaced.
@@ -249,9 +266,11 @@ class RunDirectory:
             ConfigurationError: A commit is damaged.
             TransientError: The store failed repeatedly.
         """
-        held = commit_log.read_commits(self.path)  # before the listing: a commit's data file is there before it
-        files = {f"records/{file.name}" for file in commit_log.list_part_files(self.path, "records")}
-        return reconcile.reconcile(held, expected, files)
+
+        def files() -> set[str]:
+            return {f"records/{file.name}" for file in commit_log.list_part_files(self.path, "records")}
+
+        return reconcile.reconciled(partial(commit_log.fold, self.path), expected, files)
 
     def orphans(self, claim: Claim | None = None) -> list[storage.FileInfo]:
         """Return what killed writes left behind: data files without a commit that counts, and unfinished files.
@@ -261,7 +280,7 @@ class RunDirectory:
         Args:
             claim: Files of jobs that came after it are left alone; default this job's own, if it has one.
         """
-        kept = {commit.data for commit in commit_log.read_commits(self.path)}
+        kept = set(commit_log.data_files(self.path))
         unfinished = [file for file in commit_log.list_part_files(self.path, "commits") if file.name.startswith(".")]
         data = [
             file for file in commit_log.list_part_files(self.path, "records") if f"records/{file.name}" not in kept
@@ -317,7 +336,7 @@ class RunDirectory:
 
     def dataset(self) -> ds.Dataset:
         """Return the committed records for reading in parts; see :func:`read_records`."""
-        names = [commit.data for commit in commit_log.read_commits(self.path) if commit.data]
+        names = commit_log.data_files(self.path)
         filesystem, root = fsspec.core.url_to_fs(self.path, use_listings_cache=False)  # workers write, too
         return ds.dataset(
             [f"{root.rstrip('/')}/{name}" for name in names],

@@ -30,11 +30,7 @@ class Seen:
 
     def knows(self, records: Sequence[int]) -> NDArray[np.bool_]:
         """Tell which records earlier runs hold."""
-        ids = np.asarray(records, np.int64)
-        places = np.searchsorted(self.records, ids)
-        known = places < len(self.records)
-        known[known] = self.records[places[known]] == ids[known]
-        return known
+        return among(np.asarray(records, np.int64), self.records)
 
     def has_changed(self, image: int, data: bytes | None) -> bool:
         """Tell whether an image had other bytes when it was labelled; False where that isn't known."""
@@ -47,3 +43,16 @@ class Seen:
 def short(digest: str) -> int:
     """Return the first 64 bits of a hexadecimal digest, signed."""
     return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
+
+
+def among(ids: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which ids are among others; other than `isin` this sorts nothing.
+
+    Args:
+        ids: ``(N,)``.
+        ascending: ``(M,)``, sorted.
+    """
+    places = np.searchsorted(ascending, ids)
+    known = places < len(ascending)
+    known[known] = ascending[places[known]] == ids[known]
+    return np.asarray(known)

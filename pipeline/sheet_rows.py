@@ -55,7 +55,7 @@ def collect(run_path: str, limit: int, seed: int = 0) -> list[SheetRow]:
         TransientError: The run's store failed repeatedly.
     """
     run = RunDirectory.open(run_path)
-    shards = _some_shards(run.committed(), limit, seed)
+    shards = _some_shards(run.progress(), limit, seed)
     records = _choose(_row_groups(run, shards), set(shards), limit, seed) if limit else []
     uris = [record["image_uri"] for record in records if record["image_uri"]]
     max_pixels: int = run.info["config"]["input"]["max_pixels"]
@@ -74,11 +74,11 @@ def _some_shards(committed: dict[str, Committed], limit: int, seed: int) -> dict
 
     chosen: dict[str, Committed] = {}
     records = 0
-    for name in sorted((name for name, shard in committed.items() if len(shard.record_ids)), key=drawn):
+    for name in sorted((name for name, shard in committed.items() if shard.count), key=drawn):
         if len(chosen) >= _SHARDS and records >= _CANDIDATES * limit:
             break
         chosen[name] = committed[name]
-        records += len(committed[name].record_ids)
+        records += committed[name].count
     return chosen
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,41 @@ def test_in_any_order_of_events_each_record_is_seen_once(
             if choice % 2:
                 compact(zombie, next(logs), at=1)
         assert ids(claim.run) == sorted(expected)
+
+
+def test_heads_say_which_data_files_count_without_reading_ids(claim: Claim) -> None:
+    for number in range(3):
+        put(claim, str(number), number, number + 10)
+    compact(claim, 0, at=3)
+    put(claim, "3", 7)
+    empty = Commit(f"part-{claim.prefix}-4", None, 0, 0, {"a": ShardPart(np.empty(0, np.int64), 0, {}, None)})
+    storage.write_bytes_atomic(f"{claim.run}/commits/{empty.stem}.json", empty.to_json().encode())
+    found = commit_log.heads(claim.run)
+    assert [(each.rows, each.shards) for each in found] == [(2, {}), (2, {}), (2, {}), (1, {}), (0, {})]
+    assert commit_log.data_files(claim.run) == [f"records/part-{claim.prefix}-{number}.parquet" for number in range(4)]
+
+
+def test_merged_logs_stay_small_enough_to_be_read_a_few_at_a_time(
+    claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_log, "LOG_ROWS", 5)
+    for number in range(4):
+        put(claim, str(number), 3 * number, 3 * number + 1, 3 * number + 2)
+    assert len(merge(claim.run, claim, "sealed-000002-f00f00.parquet")) == 4
+    follow(claim, gather=merge)
+    assert ids(claim.run) == list(range(12))
+
+
+def test_results_wait_in_bounded_number() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item
+
+    with ThreadPoolExecutor(4) as pool:
+        results = commit_log._ahead(pool, work, range(100), 5)
+        assert next(results) == 0
+        time.sleep(0.05)
+        assert len(begun) <= 6
+        assert list(results) == list(range(1, 100))

@@ -1,6 +1,6 @@
 """Reconciliation: what is lost, doubled or unexpected is found, from commits alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.commits import Commit, Ledger, ShardPart
 from pipeline.ids import id_sum
-from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation, reconcile
+from pipeline.reconcile import UNMATCHED_PROMPTS, Reconciliation, Tally, reconcile, reconciled
 
 IDS = st.integers(-(2**63), 2**63 - 1)
 
@@ -196,3 +196,60 @@ def test_any_split_into_writes_reconciles_and_any_single_fault_is_found(
         assert (foreign.complete, foreign.lost, foreign.doubled, foreign.unexpected) == (False, 0, 0, 1)
         swapped = run([record if record != hit else (stranger, *hit[1:]) for record in placed])
         assert (swapped.complete, swapped.lost, swapped.doubled, swapped.unexpected) == (False, 1, 0, 1)
+
+
+def test_of_whole_shards_no_ids_are_kept() -> None:
+    tally = Tally()
+    tally.add(commit("p0", a=([1, 2], None), b=([5], None)))
+    assert tally.by_shard.shards()["a"].record_ids.tolist() == [1, 2]
+    tally.add(commit("p1", a=([3], ledger([1, 2, 3]))))
+    shards = tally.by_shard.shards()
+    assert (shards["a"].whole, len(shards["a"].record_ids), shards["a"].count, shards["a"].finished) == (
+        True,
+        0,
+        3,
+        True,
+    )
+    assert shards["b"].record_ids.tolist() == [5]
+    assert not tally.by_shard.reopened
+
+
+def test_commits_of_a_sound_run_are_gone_through_once_and_those_of_another_until_all_is_known() -> None:
+    sound = [commit("p0", a=([1, 2], ledger([1, 2])))]
+    assert _times(sound, ["a"]) == 1
+    assert _times([*sound, commit("p1", a=([2], None))], ["a"]) == 2
+
+
+def _times(commits: Sequence[Commit], expected: Sequence[str]) -> int:
+    times = 0
+
+    def fold(start: Callable[[], Tally]) -> Tally:
+        nonlocal times
+        times += 1
+        tally = start()
+        for each in commits:
+            tally.add(each)
+        return tally
+
+    reconciled(fold, expected, lambda: {str(each.data) for each in commits})
+    return times
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 4), max_size=4), st.booleans()), max_size=6),
+    st.lists(st.integers(0, 4), unique=True, max_size=4),
+)
+def test_what_is_found_does_not_depend_on_the_order_of_the_commits(
+    writes: list[tuple[str, list[int], bool]], asked: list[int]
+) -> None:
+    commits = [
+        commit(f"p{number}", **{name: (ids, ledger(asked) if with_ledger else None)})
+        for number, (name, ids, with_ledger) in enumerate(writes)
+    ]
+    forth, back = check(commits, ["a", "b"]), check(commits[::-1], ["a", "b"])
+    assert forth == back
+    for name in "ab":
+        ids = [number for shard, numbers, _ in writes if shard == name for number in numbers]
+        has_ledger = any(at_end for shard, _, at_end in writes if shard == name)
+        sound = has_ledger and sorted(ids) == sorted(asked)
+        assert sound == (not any(f"shard {name}" in fault for fault in forth.faults))

@@ -482,3 +482,20 @@ def test_only_claims_may_lie_where_a_run_begins(tmp_path: Path) -> None:
     """A job that died before it had a run leaves its claim."""
     charge(tmp_path / "run")
     assert begin(label_config(tmp_path / "run")).claim.epoch == 2
+
+
+def test_progress_keeps_the_ids_of_unfinished_shards_only(run: RunDirectory) -> None:
+    write(run, 0, record_rows("a", [1, 2]), ledger_row("a", [1, 2]), record_rows("b", [5]))
+    progress = run.progress()
+    assert {name: (shard.finished, shard.count) for name, shard in progress.items()} == {
+        "a": (True, 2),
+        "b": (False, 1),
+    }
+    assert {name: shard.record_ids.tolist() for name, shard in progress.items()} == {"a": [], "b": [5]}
+
+
+def test_progress_knows_the_ids_of_a_shard_of_which_more_came_than_it_needs(run: RunDirectory) -> None:
+    write(run, 0, record_rows("a", [1, 2]), ledger_row("a", [1, 2]))
+    write(run, 1, record_rows("a", [3]))
+    assert run.progress()["a"].record_ids.tolist() == [1, 2, 3]
+    assert not run.progress()["a"].finished
