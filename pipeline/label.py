@@ -127,8 +127,8 @@ def _run(
     try:
         names = [shard.name for shard in job.shards]
         run.write_plan(names)
-        committed = run.committed()
-        before = sum(len(shard.record_ids) for shard in committed.values())
+        committed = run.progress()
+        before = sum(shard.count for shard in committed.values())
         faults = _execute(config, run, job, versions, committed, index, resources, ready)
         if run.scope.kind != "again":
             _commit_unmatched(config, run, job, index, model)
@@ -196,7 +196,7 @@ def _execute(
             plan.execute(plan_table(first, _done(committed), versions, limits), actors=1, phase=0)
             counts, examples = ray.get([board.read.remote(), board.examples.remote()])
             canary_verdict(counts, config.failures, examples)
-            committed = run.committed()
+            committed = run.progress()
             pending = _pending(job, committed)
         if pending:
             plan.execute(plan_table(pending, _done(committed), versions), config.workers.actors, phase=1)
@@ -305,7 +305,7 @@ def _commit_unmatched(
     """Commit error records for the prompts of a separate file that found no image; only known once all is read."""
     if index is None:
         return
-    committed = run.committed()
+    committed = run.progress()
     if any(shard.name not in committed or not committed[shard.name].ledgers for shard in job.shards):
         return
     there = committed.get(UNMATCHED_PROMPTS)
