@@ -20,7 +20,12 @@ from sdmatte.urls import redact
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-_HOW_NOT_WHAT = ("batch_size", "device", "batch_timeout")  # settings of the model that leave its mattes as they are
+_HOW_NOT_WHAT = (
+    "batch_size",
+    "batch_pixels",
+    "device",
+    "batch_timeout",
+)  # settings of the model that leave its mattes as they are
 
 
 class Section(BaseModel):
@@ -149,7 +154,11 @@ class ModelConfig(Section):
     resize: Literal["square", "aspect"] = "square"
     """`square` as in the paper, or `aspect`, which keeps the image's aspect ratio."""
     batch_size: int = Field(default=4, gt=0)
-    """Objects per forward pass; halved on out-of-memory and regrown."""
+    """Objects per forward pass, of the model's own input size. What counts are the pixels of their grids: batches of
+    larger grids have fewer objects, of smaller ones more."""
+    batch_pixels: int | None = Field(default=None, gt=0)
+    """Pixels per forward pass: objects times height and width of their grid, and one object at least. Halved on
+    out-of-memory and regrown. Default: those of `batch_size` objects of the model's input size (unit: pixel)."""
     batch_timeout: float = Field(default=900.0, gt=0)
     """A forward pass that takes longer is taken for stuck: its process is replaced, the guilty object isolated (unit:
     second)."""
@@ -216,7 +225,11 @@ class WorkersConfig(Section):
     readers: int = Field(default=2, gt=0)
     """Shards read at a time."""
     images_per_block: int = Field(default=8, gt=0)
-    """Images handed to an actor at a time."""
+    """Images handed to an actor at a time, as one block."""
+    blocks_in_hand: int | None = Field(default=None, gt=0, le=16)
+    """Blocks that an actor works on at a time: while the model computes on one, images of another are decoded, scored
+    and written as PNG. Default: 2 beside a GPU; 1 where the model computes on CPUs, which then have no time to
+    spare."""
     ray_address: str | None = None
     """Cluster to use; default the one of the environment (`RAY_ADDRESS`, as in `ray job submit`), else a local one.
     This package must be installed on its nodes, see docs/cluster.md."""

@@ -11,6 +11,10 @@ hand, so that such deaths condemn only from :data:`LOSSES_ALONE` on.
 
 Images are told apart by ``image_id`` here, never by name: rows of a manifest may share a key, and be in hand of two
 processes that are both alive.
+
+A process may have several hands, one for each block of images that it works on at a time (:func:`hand_of`). It dies
+with all of them, and an image is alone in hand only if all the others are empty: a process does suspects while it does
+nothing else.
 """
 
 from __future__ import annotations
@@ -44,12 +48,17 @@ class Verdict:
     suspects: frozenset[int] = frozenset()
 
 
+def hand_of(process: str, number: int) -> str:
+    """Return the name of one of a process's hands; the process's own name is that of a hand, too."""
+    return f"{process}.{number}"
+
+
 @dataclass
-class _Hand:
-    """A process, and what it has in hand."""
+class _Process:
+    """A process, and what it has in each of its hands."""
 
     node: str
-    images: tuple[int, ...] = ()
+    hands: dict[str, tuple[int, ...]] = field(default_factory=dict)
     stuck: str | None = None
 
 
@@ -62,7 +71,7 @@ class CrashAccount:
 
     Attributes:
         deaths: Processes that died with images in hand.
-        dead: The ids of those that were found out since this was last emptied.
+        dead: The hands of those that were found out since this was last emptied.
     """
 
     def __init__(self, actors: int = 1, node_is_alive: Callable[[str], bool] = lambda _: True) -> None:
@@ -71,7 +80,7 @@ class CrashAccount:
         self._node_is_alive = node_is_alive
         self._starts = 0
         self._starts_allowed = 10 + 5 * actors
-        self._hands: dict[str, _Hand] = {}
+        self._processes: dict[str, _Process] = {}
         self._holders: dict[int, str] = {}
         self._suspects: set[int] = set()
         self._deaths_alone: Counter[int] = Counter()
@@ -80,7 +89,7 @@ class CrashAccount:
 
     def arrive(self, process: str, node: str = "") -> str | None:
         """Note that a process starts; returns why it shouldn't, where process after process dies for nothing."""
-        self._hands[process] = _Hand(node)
+        self._processes[process] = _Process(node)
         self._starts += 1
         if self._starts <= self._starts_allowed:
             return None
@@ -91,62 +100,80 @@ class CrashAccount:
             "continues the run"
         )
 
-    def begin(self, process: str, images: Sequence[int]) -> Verdict:
-        """Take images in hand, unless some of them are suspects among others; lays down what it had before.
+    def begin(self, hand: str, images: Sequence[int]) -> Verdict:
+        """Take images in hand, unless some of them are suspects among others; lays down what was in that hand before.
 
         Args:
-            process: Who takes them.
+            hand: Of the process that takes them.
             images: Their ids (:func:`pipeline.ids.image_id`).
         """
-        self._lay_down(process)
+        self._lay_down(hand)
         for image in images:
             holder = self._holders.get(image)
-            if holder is not None:
-                self._bury(holder)
+            if holder is None:
+                continue
+            if _process_of(holder) == _process_of(hand):  # a repetition within a process that is alive
+                self._take(image, holder)
+            else:
+                self._bury(_process_of(holder))
         condemned = {image: self._condemned[image] for image in images if image in self._condemned}
         left = tuple(dict.fromkeys(image for image in images if image not in condemned))
         suspects = frozenset(image for image in left if image in self._suspects)
         if suspects and len(left) > 1:
             return Verdict(condemned=condemned, suspects=suspects)
-        self._hands.setdefault(process, _Hand("")).images = left  # unknown where the account was lost meanwhile
-        self._holders.update(dict.fromkeys(left, process))
+        self._known(_process_of(hand)).hands[hand] = left
+        self._holders.update(dict.fromkeys(left, hand))
         return Verdict(condemned=condemned)
 
-    def end(self, process: str) -> None:
-        """Lay down what a process has in hand: it is done."""
-        if self._lay_down(process):
+    def end(self, hand: str) -> None:
+        """Lay down what is in a hand: it is done."""
+        if self._lay_down(hand):
             self._starts = 0
 
     def stuck(self, process: str, doing: str) -> None:
         """Note that a process will end itself because what it is doing takes too long."""
-        self._hands.setdefault(process, _Hand("")).stuck = doing
+        self._known(process).stuck = doing
 
-    def _lay_down(self, process: str) -> tuple[int, ...]:
-        hand = self._hands.get(process)
-        images = hand.images if hand else ()
+    def _known(self, process: str) -> _Process:
+        return self._processes.setdefault(process, _Process(""))  # unknown where the account was lost meanwhile
+
+    def _lay_down(self, hand: str) -> tuple[int, ...]:
+        process = self._processes.get(_process_of(hand))
+        images = process.hands.get(hand, ()) if process else ()
         for image in images:
             del self._holders[image]
-        if hand:
-            hand.images = ()
+        if process:
+            process.hands[hand] = ()
         return images
 
-    def _bury(self, process: str) -> None:
+    def _take(self, image: int, hand: str) -> None:
+        """Take one image out of a hand."""
+        hands = self._processes[_process_of(hand)].hands
+        hands[hand] = tuple(each for each in hands[hand] if each != image)
+        del self._holders[image]
+
+    def _bury(self, name: str) -> None:
         """Draw the conclusions from a process's death."""
-        images = self._lay_down(process)
-        hand = self._hands.pop(process)
+        process = self._processes[name]
+        images = [image for hand in process.hands for image in self._lay_down(hand)]
+        del self._processes[name]
         self.deaths += 1
-        self.dead.append(process)
+        self.dead.extend(process.hands)
         self._suspects.update(images)
         if len(images) != 1:
             return
         (image,) = images
         self._losses_alone[image] += 1
         # A process that ended itself did so whatever became of its node since.
-        if hand.stuck or not hand.node or self._node_is_alive(hand.node):
+        if process.stuck or not process.node or self._node_is_alive(process.node):
             self._deaths_alone[image] += 1
         if self._deaths_alone[image] >= DEATHS_ALONE or self._losses_alone[image] >= LOSSES_ALONE:
-            self._condemned[image] = _sentence(self._losses_alone[image], hand.stuck)
+            self._condemned[image] = _sentence(self._losses_alone[image], process.stuck)
             self._starts = 0
+
+
+def _process_of(hand: str) -> str:
+    return hand.partition(".")[0]
 
 
 def _sentence(deaths: int, stuck: str | None) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.budget import Budget
 from pipeline.config import LabelConfig
 from pipeline.crashes import CrashAccount, Verdict
+from pipeline.timing import ActorTimes, TimeAccount
 
 SHARDS, IMAGES, OBJECTS = "shards", "images", "objects"
 """Keys of counts that stages report beside ``ok`` and the error codes: what has been *read* so far."""
@@ -38,10 +39,13 @@ class ProgressBoard:
     Args:
         budget: Of errors; None for no limit.
         actors: Processes of the model that work at the same time.
+        before: Seconds from the start of the job until now.
     """
 
-    def __init__(self, budget: Budget | None = None, actors: int = 1) -> None:
+    def __init__(self, budget: Budget | None = None, actors: int = 1, before: float = 0.0) -> None:
         self._budget = budget
+        self._times = TimeAccount(before)
+        self._lapped: Counter[str] = Counter()
         self._crashes = CrashAccount(actors, _node_is_alive)
         self._counts: Counter[str] = Counter()
         self._provisional: dict[str, Counter[str]] = {}
@@ -50,18 +54,18 @@ class ProgressBoard:
         self._faults: list[str] = []
 
     def add(
-        self, counts: dict[str, int], process: str | None = None, examples: Mapping[str, str] = MappingProxyType({})
+        self, counts: dict[str, int], hand: str | None = None, examples: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         """Add counts, such as ``{"ok": 3, "image_corrupt": 1}`` or ``{"shards": 1}``.
 
         Args:
             counts: What is new.
-            process: Whose images they belong to; None for what is certain at once.
+            hand: In which their images are; None for what is certain at once.
             examples: Error messages by code; the first of each code is kept.
         """
         self._counts.update(counts)
-        if process is not None:
-            self._provisional.setdefault(process, Counter()).update(counts)
+        if hand is not None:
+            self._provisional.setdefault(hand, Counter()).update(counts)
         self._examples = {**examples, **self._examples}
         if self._budget is not None and self._exceeded is None:
             self._exceeded = self._budget.check(self._counts, self._examples)
@@ -76,21 +80,36 @@ class ProgressBoard:
 
     def arrive(self, process: str, node: str = "") -> str | None:
         """Note that a process of the model starts; returns why the run must not go on, if so."""
+        self._times.arrive(process)
         return self._crashes.arrive(process, node) or self._exceeded
 
-    def begin(self, process: str, images: Sequence[int]) -> Verdict:
+    def begin(self, hand: str, images: Sequence[int]) -> Verdict:
         """Take images in hand, see :meth:`pipeline.crashes.CrashAccount.begin`; tells whether the run may go on."""
         if self._exceeded is not None:
             return Verdict(stop=self._exceeded)
-        verdict = self._crashes.begin(process, images)
+        verdict = self._crashes.begin(hand, images)
         while self._crashes.dead:
             self._counts.subtract(self._provisional.pop(self._crashes.dead.pop(), Counter()))
         return verdict
 
-    def end(self, process: str) -> None:
-        """Lay down what a process has in hand: it is done."""
-        self._crashes.end(process)
-        self._provisional.pop(process, None)
+    def end(self, hand: str) -> None:
+        """Lay down what is in a hand: it is done."""
+        self._crashes.end(hand)
+        self._provisional.pop(hand, None)
+
+    def acted(self, process: str, times: ActorTimes) -> None:
+        """Take what a process of the model did until now."""
+        self._times.acted(process, times)
+
+    def spent(self, figures: Mapping[str, float]) -> None:
+        """Add seconds and bytes of a task that reads or writes, by the names of :mod:`pipeline.timing`."""
+        self._times.spent(figures)
+
+    def lap(self, actors: int, readers: int) -> dict[str, Any]:
+        """Return where the time went since the last lap, see :meth:`pipeline.timing.TimeAccount.lap`."""
+        new = self._counts - self._lapped
+        self._lapped = Counter(self._counts)
+        return self._times.lap(new[IMAGES], _done(new), actors, readers)
 
     def stuck(self, process: str, doing: str) -> None:
         """Note that a process will end itself because what it is doing takes too long."""
@@ -110,10 +129,14 @@ class ProgressBoard:
         return self._faults
 
 
-def start_board(config: LabelConfig) -> Any:
+def start_board(config: LabelConfig, before: float = 0.0) -> Any:
     """Start a board on the driver's node; returns its handle.
 
     It is restarted should it die alone. What it knew is lost then, and it starts to count anew.
+
+    Args:
+        config: Of the job.
+        before: Seconds from the start of the job until now.
 
     Raises:
         ConfigurationError: The budgets can't be right.
@@ -124,7 +147,7 @@ def start_board(config: LabelConfig) -> Any:
     budget = Budget(config.failures)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(ProgressBoard).options(**options).remote(budget, config.workers.actors)
+    return ray.remote(ProgressBoard).options(**options).remote(budget, config.workers.actors, before)
 
 
 def _node_is_alive(node: str) -> bool:
@@ -149,13 +172,13 @@ class Reporter:
     def __call__(
         self,
         counts: dict[str, int],
-        process: str | None = None,
+        hand: str | None = None,
         examples: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Add ``counts`` to the board, without waiting; see :meth:`ProgressBoard.add`."""
         new = {code: message for code, message in examples.items() if code not in self._shown}
         self._shown.update(new)
-        self._board.add.remote(counts, process, new)
+        self._board.add.remote(counts, hand, new)
 
     def arrive(self, process: str) -> str | None:
         """Tell that a process of the model starts; returns why the run must not go on, if so."""
@@ -164,16 +187,24 @@ class Reporter:
         reason: str | None = ray.get(self._board.arrive.remote(process, ray.get_runtime_context().get_node_id()))
         return reason
 
-    def begin(self, process: str, images: Sequence[int]) -> Verdict:
+    def begin(self, hand: str, images: Sequence[int]) -> Verdict:
         """Take images in hand, and wait for the verdict on them (about a millisecond)."""
         import ray
 
-        verdict: Verdict = ray.get(self._board.begin.remote(process, images))
+        verdict: Verdict = ray.get(self._board.begin.remote(hand, images))
         return verdict
 
-    def end(self, process: str) -> None:
-        """Lay down what the process has in hand, without waiting."""
-        self._board.end.remote(process)
+    def end(self, hand: str) -> None:
+        """Lay down what is in a hand, without waiting."""
+        self._board.end.remote(hand)
+
+    def acted(self, process: str, times: ActorTimes) -> None:
+        """Tell what a process did until now, without waiting."""
+        self._board.acted.remote(process, times)
+
+    def spent(self, figures: Mapping[str, float]) -> None:
+        """Tell what a task that reads or writes did, without waiting; see :meth:`ProgressBoard.spent`."""
+        self._board.spent.remote(dict(figures))
 
     def stuck(self, process: str, doing: str) -> None:
         """Tell that the process will end itself; waits for a moment until that has arrived."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pipeline.claims import Claim
 from pipeline.parts import write_part
 from pipeline.stages.parcels import unpack
 from pipeline.storage import RETRIES
+from pipeline.timing import BYTES_WRITTEN, WRITE
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext  # Ray exports it nowhere else
@@ -30,22 +32,34 @@ class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
         file_bytes: Size of rows gathered into one data file, at least, except in the last one (unit: byte).
         retries: How often a transient fault of the store is retried.
         phase: Tells several sinks of one job apart.
+        spent: Told the seconds and bytes of each write, by the names of :mod:`pipeline.timing`.
     """
 
-    def __init__(self, claim: Claim, file_bytes: int, retries: int = RETRIES, phase: int = 0) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        file_bytes: int,
+        retries: int = RETRIES,
+        phase: int = 0,
+        spent: Callable[[Mapping[str, float]], None] | None = None,
+    ) -> None:
         self._claim = claim
         self._retries = retries
         self._file_bytes = file_bytes
         self._phase = phase
+        self._spent = spent
 
     def write(self, blocks: Iterable[Block], ctx: TaskContext) -> None:
         """Write the parcels of one task; see :func:`pipeline.parts.write_part` for the rows and the errors."""
+        begin = time.perf_counter()
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [unpack(table) for table in tables if table.num_rows]  # empty blocks may lack their columns
         tables = [table for table in tables if table.num_rows]
         if tables:
             table = pa.concat_tables(tables, promote_options="default")
-            write_part(self._claim, f"{self._phase}-{ctx.task_idx:06d}", table, retries=self._retries)
+            commit = write_part(self._claim, f"{self._phase}-{ctx.task_idx:06d}", table, retries=self._retries)
+            if self._spent and commit:
+                self._spent({WRITE: time.perf_counter() - begin, BYTES_WRITTEN: commit.size})
 
     @property
     def min_bytes_per_write(self) -> int:

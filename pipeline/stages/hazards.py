@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from pipeline.budget import BudgetExceededError
-from pipeline.crashes import Verdict
+from pipeline.crashes import Verdict, hand_of
 from pipeline.stages.records import Work
+from pipeline.timing import ActorTimes
 
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -30,24 +32,59 @@ _log = logging.getLogger(__name__)
 class Board(Protocol):
     """Knows what every process has in hand; :class:`pipeline.progress.Reporter` is one."""
 
-    def __call__(self, counts: dict[str, int], process: str, examples: Mapping[str, str]) -> None:
+    def __call__(self, counts: dict[str, int], hand: str, examples: Mapping[str, str]) -> None:
         """Add counts of objects that are done, and error messages by code; doesn't wait."""
 
     def arrive(self, process: str) -> str | None:
         """Note that a process starts; returns why the run must not go on, if so."""
 
-    def begin(self, process: str, images: Sequence[int]) -> Verdict:
+    def begin(self, hand: str, images: Sequence[int]) -> Verdict:
         """Take images in hand, see :meth:`pipeline.crashes.CrashAccount.begin`; waits for the answer."""
 
-    def end(self, process: str) -> None:
-        """Lay down what is in hand; doesn't wait."""
+    def end(self, hand: str) -> None:
+        """Lay down what is in a hand; doesn't wait."""
+
+    def acted(self, process: str, times: ActorTimes) -> None:
+        """Tell what a process did until now; doesn't wait."""
 
     def stuck(self, process: str, doing: str) -> None:
         """Note that the process ends itself because of what it is doing; waits until that is certain."""
 
 
+class _Gate:
+    """Lets many in at a time, or one alone; who wants to be alone has precedence."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._waiting = 0
+        self._alone = False
+
+    @contextmanager
+    def __call__(self, alone: bool) -> Iterator[None]:
+        """Wait until there is room, and take it for the time within."""
+        with self._changed:
+            if alone:
+                self._waiting += 1
+                self._changed.wait_for(lambda: not self._inside)
+                self._waiting -= 1
+            else:
+                self._changed.wait_for(lambda: not (self._alone or self._waiting))
+            self._inside += 1
+            self._alone = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._alone = False
+                self._changed.notify_all()
+
+
 class ProcessWatch:
     """Tells the board what this process has in hand, and ends the process if a step takes too long.
+
+    Several threads may work on images at a time, each with a hand of its own.
 
     The limit is watched by a thread. A step that never lets go of Python's global lock can't be ended this way; torch,
     Pillow and OpenCV release it while they compute.
@@ -69,37 +106,58 @@ class ProcessWatch:
         self._steps: dict[object, tuple[float, str]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._numbers = itertools.count()
+        self._here = threading.local()
+        self._gate = _Gate()
+
+    @property
+    def hand(self) -> str:
+        """The name of the calling thread's hand, towards the board."""
+        if not hasattr(self._here, "hand"):
+            self._here.hand = hand_of(self.process, next(self._numbers))
+        name: str = self._here.hand
+        return name
 
     def arrive(self) -> str | None:
         """Tell that this process starts; returns why the run must not go on, if so."""
         return self._board.arrive(self.process) if self._board else None
 
-    def portions(self, works: Sequence[Work]) -> Iterator[Sequence[Work]]:
+    def portions(self, works: Sequence[Work], *, alone: bool = False) -> Generator[Sequence[Work], None, None]:
         """Yield images in the portions in which they are to be done: suspects one at a time, and first.
 
-        Each portion is in hand while the caller has it. Condemned images have their ``error`` set.
+        Each portion is in hand while the caller has it. Condemned images have their ``error`` set. While a suspect is
+        in hand, no other thread of this process has anything in hand: if the process dies, it is known of what.
+
+        Args:
+            works: The images.
+            alone: No other thread is to have anything in hand meanwhile, suspects or not.
 
         Raises:
             BudgetExceededError: The run must stop.
         """
         if self._board is None:
-            yield works
+            with self._gate(alone):
+                yield works
             return
-        suspects = self._begin(works).suspects
-        if not suspects:
-            yield works
-        else:
-            alone = [[work] for work in works if work.is_wanted and work.identity in suspects]
+        with self._gate(alone):
+            suspects = self._begin(works).suspects
+            if not suspects:
+                yield works
+        if suspects:
+            singles = [[work] for work in works if work.is_wanted and work.identity in suspects]
             others = [work for work in works if not (work.is_wanted and work.identity in suspects)]
-            for portion in (*alone, others):
-                self._begin(portion)
-                yield portion
-        self._board.end(self.process)
+            for portion in (*singles, others):
+                with self._gate(alone or portion is not others):
+                    self._begin(portion)
+                    yield portion
+                    self._board.end(self.hand)  # before another thread goes on: it is not to stand beside it
+            return
+        self._board.end(self.hand)
 
     def _begin(self, works: Sequence[Work]) -> Verdict:
         assert self._board is not None
         wanted = [work for work in works if work.is_wanted]
-        verdict = self._board.begin(self.process, [work.identity for work in wanted])
+        verdict = self._board.begin(self.hand, [work.identity for work in wanted])
         if verdict.stop is not None:
             raise BudgetExceededError(verdict.stop)
         for work in wanted:

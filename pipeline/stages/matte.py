@@ -6,10 +6,11 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from pipeline.stages.hazards import Board, ProcessWatch, in_ray_actor, is_device
 from pipeline.stages.parcels import pack, unpack
 from pipeline.stages.records import OUTPUT, Object, Work, encode_png, model_prompt, origin, records_table
 from pipeline.stages.second import SecondPass
+from pipeline.timing import COMPUTE, DECODE, ENCODE, OTHER, SCORE, Spans
 from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, quantise
 from sdmatte.images import decode_image
@@ -36,8 +38,10 @@ from sdmatte.prompts import Box
 if TYPE_CHECKING:
     from sdmatte.model import EncodedImage, SDMatte
 
+Result = TypeVar("Result")
+
 PIXELS_AT_A_TIME = 48_000_000
-"""Pixels of decoded images that an actor holds at a time; a larger image is held alone."""
+"""Pixels of decoded images that each call of an actor holds at a time; a larger image is held while no other is."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +57,16 @@ class MatteImages:
       one and gives it the same images; with the board's help the guilty one is found (:mod:`pipeline.crashes`). It is
       found by image: all prompts of an image that kills its process carry the code.
 
+    It may be called from several threads (`workers.blocks_in_hand`). The model computes in a thread of its own, for
+    one call at a time; meanwhile the others decode, score and write PNGs.
+
     Args:
         config: Of the run.
         run_id: Written into every record.
         model: Ready model; by default the configured one is loaded.
         board: Told what is in hand and what was done, and asked whether the run may go on.
-        threads: Of torch, where the model computes on CPUs; None leaves them as they are.
+        threads: CPUs to use: of torch, where the model computes on CPUs, and as many that decode and encode, at least
+            two. None leaves torch as it is.
     """
 
     def __init__(
@@ -72,27 +80,44 @@ class MatteImages:
         import torch
 
         self._board = board
+        self._spans = Spans()
         self._watch = ProcessWatch(board, config.model.batch_timeout)
         self._stopped = self._watch.arrive()
         if self._stopped is not None:
             return  # it may be loading the model that kills: say so when called, where it ends the run
         self._model = model or load_model(config)
-        if threads is not None and self._model.device.type == "cpu":
-            torch.set_num_threads(threads)
         self._config = config
         self._second = second_pass(config, self._model)
         loaded = identity(self._model, self._second)
         self._origin = origin(config, run_id, loaded)
         self._score = Scorer(config, loaded)
         self._alpha_type: AlphaType = "uint16" if config.output.alpha_bits == 16 else "uint8"
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pixels")
-        limit = config.model.batch_size
-        self._encode = AdaptiveBatches(self._encode_batch, limit, is_out_of_memory, is_device_lost)
-        self._matte = AdaptiveBatches(self._matte_batch, limit, is_out_of_memory, is_device_lost)
+        self._threads = ThreadPoolExecutor(max(2, threads or 2), thread_name_prefix="pixels")
+        # One thread for all calls: torch's pools of threads, and CUDA's handles, belong to the thread that computes.
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
+        if threads is not None and self._model.device.type == "cpu":
+            self._device.submit(torch.set_num_threads, threads).result()
+        self._batches(config)
+
+    def _batches(self, config: LabelConfig) -> None:
+        side = self._model.input_size
+        limit = config.model.batch_pixels or config.model.batch_size * side * side
+        faults = is_out_of_memory, is_device_lost
+        # With `resize: aspect` grids differ, but hardly in area; encode() sorts them itself.
+        self._encode = AdaptiveBatches(self._encode_batch, limit, *faults, grid=lambda _: (side, side))
+        self._matte = AdaptiveBatches(self._matte_batch, limit, *faults, grid=_grid)
+        again = self._second.input_size if self._second else side
+        self._again = AdaptiveBatches(self._second_batch, limit, *faults, grid=lambda _: (again, again))
 
     def __call__(self, parcels: pa.Table) -> Iterator[pa.Table]:
         """Yield one parcel for those given (see :mod:`pipeline.stages.parcels`); as :meth:`label` otherwise."""
-        yield pack(self.label(unpack(parcels)))
+        with self._spans.span(OTHER):
+            done = pack(self.label(unpack(parcels)))
+        if self._board:
+            batches = {"encode": self._encode.figures, "matte": self._matte.figures}
+            second = {"second": self._again.figures} if self._second else {}
+            self._board.acted(self._watch.process, self._spans.times(batches | second))
+        yield done
 
     def label(self, rows: pa.Table) -> pa.Table:
         """Return the records of ``rows``; works on a few images at a time so that memory stays bounded.
@@ -102,30 +127,35 @@ class MatteImages:
         """
         if self._stopped is not None:
             raise BudgetExceededError(self._stopped)
-        return pa.concat_tables([OUTPUT.empty_table(), *(self._label(chunk) for chunk in _chunks(rows.to_pylist()))])
+        with self._spans.span(OTHER):
+            chunks = _chunks(rows.to_pylist())
+            return pa.concat_tables([OUTPUT.empty_table(), *(self._label(chunk) for chunk in chunks)])
 
     def _label(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         ledgers = [row for row in rows if row["ledger"] is not None]
         works = [Work(row) for row in rows if row["ledger"] is None]
         objects = [each for work in works for each in work.objects()]
-        for portion in self._watch.portions(works):
-            theirs = [each for each in objects if any(each.work is work for work in portion)]
-            try:
-                self._work(portion, theirs)
-            except Exception as error:
-                if is_device_lost(error) and in_ray_actor():
-                    # Every later call in this process would fail too: let Ray start a fresh one and repeat the block.
-                    _log.critical("the device is lost, ending this process: %s", error)
-                    os._exit(1)
-                raise
+        large = sum(map(_pixels, rows)) > PIXELS_AT_A_TIME
+        with closing(self._watch.portions(works, alone=large)) as portions:
+            for portion in portions:
+                theirs = [each for each in objects if any(each.work is work for work in portion)]
+                try:
+                    self._work(portion, theirs)
+                except Exception as error:
+                    if is_device_lost(error) and in_ray_actor():
+                        # Every later call in this process would fail: let Ray start a fresh one and repeat the block.
+                        _log.critical("the device is lost, ending this process: %s", error)
+                        os._exit(1)
+                    raise
         scored = [each for each in objects if each.features is not None]
-        for each, score in zip(scored, self._score([_scored(each) for each in scored]), strict=True):
-            each.score = score
+        with self._spans.span(SCORE):
+            for each, score in zip(scored, self._score([_scored(each) for each in scored]), strict=True):
+                each.score = score
         return records_table(objects, ledgers, self._origin)
 
     def _work(self, works: Sequence[Work], objects: Sequence[Object]) -> None:
         """Give each prompt of some images an alpha or an error."""
-        list(self._threads.map(self._decode, works))
+        list(self._threads.map(self._spans.timed(DECODE, self._decode), works))
         readable = [work for work in works if work.pixels is not None]
         for work, encoded in zip(readable, self._encode.run(readable), strict=True):
             if isinstance(encoded, Failure):
@@ -162,8 +192,18 @@ class MatteImages:
         work.phash, work.terms = phash(decoded.pixels), prepare(decoded.pixels)
 
     def _encode_batch(self, works: Sequence[Work]) -> list[EncodedImage]:
-        with self._watch.step(f"encoding {len(works)} image(s), among them {works[0].name},"):
-            return self._model.encode([work.pixels for work in works if work.pixels is not None])
+        pixels = [work.pixels for work in works if work.pixels is not None]
+        doing = f"encoding {len(works)} image(s), among them {works[0].name},"
+        return self._on_device(doing, lambda: self._model.encode(pixels))
+
+    def _on_device(self, doing: str, compute: Callable[[], Result]) -> Result:
+        """Let the model compute, once it is this call's turn; only that is timed and watched, not the wait."""
+
+        def run() -> Result:
+            with self._watch.step(doing), self._spans.span(COMPUTE):
+                return compute()
+
+        return self._device.submit(run).result()
 
     def _prepare(self, each: Object) -> None:
         """Set the object's prompt, or why it has none."""
@@ -186,9 +226,12 @@ class MatteImages:
     def _matte_batch(self, objects: Sequence[Object]) -> list[None]:
         """Matte a batch and reduce each alpha to features and PNG at once: pixels do not pile up."""
         pairs = [(each.work.encoded, each.prompt) for each in objects]
-        with self._watch.step(f"matting {len(objects)} object(s), among them one of {objects[0].work.name},"):
-            alphas = self._model.matte([(image, prompt) for image, prompt in pairs if image and prompt])
-            done = list(self._threads.map(self._finish, objects, alphas, self._second_mattes(objects)))
+        wanted = [(image, prompt) for image, prompt in pairs if image and prompt]
+        among = f"{len(objects)} object(s), among them one of {objects[0].work.name},"
+        alphas = self._on_device(f"matting {among}", lambda: self._model.matte(wanted))
+        seconds = self._second_mattes(objects)
+        with self._watch.step(f"scoring and encoding {among}"):
+            done = list(self._threads.map(self._finish, objects, alphas, seconds))
         self._tell(objects)
         return done
 
@@ -196,13 +239,18 @@ class MatteImages:
         """Return what the second pass makes of a batch; an object that it fails on alone keeps its first matte."""
         if self._second is None:
             return [None] * len(objects)
-        try:
-            return self._second.matte(objects)
-        except Exception as error:
-            if len(objects) > 1 or is_device_lost(error):
-                raise  # the batch is halved, until the guilty object is alone
-            _log.warning("%s: no second matte: %s", objects[0].work.name, error)
-            return [None]
+        mattes: list[NDArray[np.float32] | None] = []
+        for each, matte in zip(objects, self._again.run(objects), strict=True):
+            if isinstance(matte, Failure):
+                _log.warning("%s: no second matte: %s", each.work.name, matte.message)
+            mattes.append(None if isinstance(matte, Failure) else matte)
+        return mattes
+
+    def _second_batch(self, objects: Sequence[Object]) -> Sequence[NDArray[np.float32] | None]:
+        assert self._second is not None
+        doing = f"matting {len(objects)} object(s) again, among them one of {objects[0].work.name},"
+        second = self._second
+        return self._on_device(doing, lambda: second.matte(objects))
 
     def _tell(self, objects: Sequence[Object]) -> None:
         """Report the objects that are decided and not reported yet."""
@@ -213,7 +261,7 @@ class MatteImages:
             counts = Counter(str(each.error[0]) if each.error else "ok" for each in new)
             errors = [(each, each.error) for each in reversed(new) if each.error]
             examples = {str(code): f"{each.work.name}: {message}" for each, (code, message) in errors}
-            self._board(dict(counts), self._watch.process, examples)
+            self._board(dict(counts), self._watch.hand, examples)
 
     def _finish(self, each: Object, alpha: NDArray[np.float32], second: NDArray[np.float32] | None) -> None:
         if not np.isfinite(alpha).all():
@@ -224,8 +272,10 @@ class MatteImages:
             return
         assert each.prompt is not None
         assert each.work.terms is not None
-        each.features = features(alpha, each.prompt, each.work.terms, second)
-        each.alpha = encode_png(quantise(alpha, self._alpha_type))
+        with self._spans.span(SCORE):
+            each.features = features(alpha, each.prompt, each.work.terms, second)
+        with self._spans.span(ENCODE):
+            each.alpha = encode_png(quantise(alpha, self._alpha_type))
 
 
 def identity(model: SDMatte, second: SecondPass | None = None) -> ModelIdentity:
@@ -288,7 +338,7 @@ def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     chunk: list[dict[str, Any]] = []
     pixels = 0
     for row in rows:
-        size = (row["image_width"] or 0) * (row["image_height"] or 0)
+        size = _pixels(row)
         if chunk and pixels + size > PIXELS_AT_A_TIME:
             yield chunk
             chunk, pixels = [], 0
@@ -296,6 +346,15 @@ def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         pixels += size
     if chunk:
         yield chunk
+
+
+def _pixels(row: dict[str, Any]) -> int:
+    return int((row["image_width"] or 0) * (row["image_height"] or 0))
+
+
+def _grid(each: Object) -> tuple[int, int]:
+    assert each.work.encoded is not None
+    return each.work.encoded.grid
 
 
 def _scored(each: Object) -> dict[str, Any]:

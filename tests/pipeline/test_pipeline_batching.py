@@ -51,13 +51,13 @@ def test_out_of_memory_shrinks_the_batches_and_they_grow_again() -> None:
 
     work = batches(hungry, limit=8)
     assert work.run(range(16)) == list(range(16))
-    assert work.size == 2
+    assert work.budget == 2
     assert sizes[:4] == [8, 4, 2, 2]  # halved down to what fits, and the size is kept for the rest
     room[0] = 8
     work.run(range(2 * 2 * REGROW_AFTER))
-    assert work.size > 2
+    assert work.budget > 2
     work.run(range(16 * REGROW_AFTER))
-    assert work.size == 8
+    assert work.budget == 8
 
 
 def test_an_item_that_never_fits_fails_alone_and_says_so() -> None:
