@@ -44,6 +44,7 @@ from pipeline.stages.parcels import BLOCK_BYTES, pack
 from pipeline.stages.read import ReadShards, plan_table, unmatched_rows
 from pipeline.stages.records import error_records
 from pipeline.summary import Summary
+from pipeline.timing import BYTES_READ, READ, measured, merged
 from sdmatte.errors import SDMatteError
 from sdmatte.urls import redact
 
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 MAX_READ_TASKS = 2000
 """Shards beyond this number share tasks; a task costs Ray about 20 ms."""
+
+_PATIENCE = 10.0  # seconds that a job waits for figures about itself
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +132,7 @@ def _run(
         run.write_plan(names)
         committed = run.progress()
         before = sum(shard.count for shard in committed.values())
-        faults = _execute(config, run, job, versions, committed, index, resources, ready)
+        faults = _execute(config, run, job, versions, committed, index, resources, ready, start)
         if run.scope.kind != "again":
             _commit_unmatched(config, run, job, index, model)
         reconciliation = run.reconcile(names)
@@ -179,6 +182,7 @@ def _execute(
     index: Prompts | None,
     resources: ActorResources,
     ready: SDMatte | None,
+    start: float,
 ) -> list[str]:
     """Read, matte and commit all shards that aren't finished; return the faults of storage that left some unread."""
     import ray
@@ -186,7 +190,7 @@ def _execute(
     pending = _pending(job, committed)
     if not pending:
         return []
-    board = start_board(config)
+    board = start_board(config, time.monotonic() - start)
     plan = _Plan(config, run, board, None if index is None else ray.put(index), ray.put(job.seen), resources, ready)
     with ProgressDisplay(board, len(pending)), faults_named():
         images = config.failures.canary_images
@@ -229,7 +233,27 @@ class _Plan:
     ready: SDMatte | None
 
     def execute(self, rows: pa.Table, actors: int, phase: int) -> None:
-        """Read, matte and commit shards (:data:`pipeline.stages.read.PLAN`); phases are commits of different names."""
+        """Read, matte and commit shards (:data:`pipeline.stages.read.PLAN`); phases are commits of different names.
+
+        Where the time went is noted in the run's `info`, even if it fails.
+        """
+        try:
+            self._stream(rows, actors, phase)
+        finally:
+            self._note_times(actors, min(self.config.workers.readers, len(rows)), phase)
+
+    def _note_times(self, actors: int, readers: int, phase: int) -> None:
+        import ray
+
+        try:
+            lap = ray.get(self.board.lap.remote(actors, readers), timeout=_PATIENCE)
+        except ray.exceptions.RayError as error:  # of no weight for the records
+            _log.warning("where the time went is not known: %s", error)
+            return
+        same_job = phase > 0 and self.config.failures.canary_images > 0
+        self.run.info["timing"] = merged(self.run.info.get("timing"), lap, same_job=same_job)
+
+    def _stream(self, rows: pa.Table, actors: int, phase: int) -> None:
         import ray
 
         from pipeline.sink import CommitSink
@@ -262,16 +286,30 @@ class _Plan:
                     ),
                     batch_size=1,  # parcel, of workers.images_per_block images
                     batch_format="pyarrow",
-                    compute=ray.data.ActorPoolStrategy(size=actors),
+                    compute=_actor_pool(actors, workers.blocks_in_hand or (2 if self.resources.gpus else 1)),
                     num_cpus=self.resources.cpus,
                     num_gpus=self.resources.gpus or None,
                     ray_remote_args_fn=_actor_options,
                 )
                 .write_datasink(
-                    CommitSink(self.run.claim, round(config.output.file_mb * 1e6), workers.retries, phase),
+                    CommitSink(
+                        self.run.claim, round(config.output.file_mb * 1e6), workers.retries, phase, reporter.spent
+                    ),
                     ray_remote_args={"num_cpus": TASK_CPUS},
                 )
             )
+
+
+def _actor_pool(actors: int, blocks: int) -> Any:
+    """Return how Ray keeps actors that work on so many blocks at a time; the next one is on its way meanwhile."""
+    import ray
+
+    return ray.data.ActorPoolStrategy(
+        size=actors,
+        max_concurrent_calls_per_actor=blocks,
+        max_tasks_in_flight_per_actor=blocks + 1,
+        enable_true_multi_threading=blocks > 1,
+    )
 
 
 def _actor_options() -> dict[str, int]:
@@ -292,10 +330,12 @@ class _Read:
         import ray
 
         index = None if self._index is None else ray.get(self._index)
-        for table in ReadShards(self._config, index, self._progress.fault, ray.get(self._seen))(batch):
+        stage = ReadShards(self._config, index, self._progress.fault, ray.get(self._seen))
+        for table, seconds in measured(stage(batch)):
             shards = len(table) - table["ledger"].null_count
             objects = pc.sum(pc.list_value_length(table["prompts"])).as_py() or 0
             self._progress({IMAGES: len(table) - shards, OBJECTS: objects, SHARDS: shards})
+            self._progress.spent({READ: seconds, BYTES_READ: pc.sum(pc.binary_length(table["image"])).as_py() or 0})
             yield pack(table)
 
 
@@ -337,7 +377,7 @@ def _probe_model(config: LabelConfig, resources: ActorResources) -> ModelIdentit
 def _report(run: RunDirectory, reconciliation: Reconciliation) -> str | None:
     """Write the report; records that are complete don't become less so because it can't be drawn."""
     try:
-        return write_report(run.path, reconciliation)
+        return write_report(run.path, reconciliation, run.info.get("timing"))
     except Exception:  # noqa: BLE001 - drawing, encoding, a template: whatever it is, the records stand
         _log.exception("the report could not be written; the records are complete all the same")
         return None

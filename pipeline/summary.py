@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.bound import bound
 from pipeline.reconcile import Reconciliation
 from pipeline.runs import RunDirectory
 from sdmatte.urls import redact
@@ -56,6 +57,8 @@ class Summary:
             made = found.found - self.before
             resumed = f", after {self.before:,} of an earlier job" if self.before else ""
             lines.append(f"  this job   {made:,} records in {self.seconds:.0f} s{resumed}")
+            if limit := bound(self.run.info.get("timing")):
+                lines.append(f"  time       {limit.sentence}")
         lines.append(f"  written to {path}")
         if self.report:
             lines.append(f"  report     {redact(self.report)}")

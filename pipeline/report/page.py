@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -23,6 +23,7 @@ from pipeline.contact_sheet import contact_sheet
 from pipeline.reconcile import Reconciliation
 from pipeline.report import facts, pictures
 from pipeline.report.choose import WHY, Chooser
+from pipeline.report.light import light
 from pipeline.report.survey import Survey, look
 from pipeline.report.thumbnails import Picture, Sheet
 from pipeline.runs import RunDirectory
@@ -46,12 +47,13 @@ _TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u
 _VISIBLE = {ord(sign): f"\\u{ord(sign):04x}" for sign in _TURNING}
 
 
-def write_report(run_path: str, summary: Reconciliation) -> str:
+def write_report(run_path: str, summary: Reconciliation, timing: Mapping[str, Any] | None = None) -> str:
     """Write `report/index.html` of a run with its pictures, and `report/contact_sheet.jpg`, replacing earlier ones.
 
     Args:
         run_path: The run directory; local or any fsspec URL.
         summary: What the run holds.
+        timing: Where its time went, see :func:`pipeline.timing.merged`; default what `run.json` says about it.
 
     Returns:
         Path or URL of the page.
@@ -69,6 +71,7 @@ def write_report(run_path: str, summary: Reconciliation) -> str:
     survey = look(run, chooser)
     objects, sheets = pictures.collect(run, chooser.chosen())
     content = _content(run, summary, survey) | {"has_sheet": bool(shown), "shown": _shown(objects)}
+    content |= {"light": light(timing or run.info.get("timing"))}
     uri = storage.join(run_path, "report", "index.html")
     storage.write_bytes_atomic(uri, _page(content, _data(objects, sheets)).encode())
     pictures.remove_others(run_path, sheets)
