@@ -19,6 +19,7 @@ from sdmatte.checkpoint import load_into, read_state_dict, sha256_file, sha256_s
 from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
+from sdmatte.engine.build import Engine, memory_layout
 from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, Resize, by_grid, checked_input_size, from_grid, model_grid, quantise, to_grid
 from sdmatte.images import decode_image
@@ -27,7 +28,6 @@ from sdmatte.network import Network
 from sdmatte.prompt_maps import PromptMap, prompt_map
 from sdmatte.prompts import Prompt, PromptKind, require_prompt
 from sdmatte.text import caption_ids
-from sdmatte.vae import TinyVAE
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -108,14 +108,12 @@ class SDMatte:
         self._text = self._embed(options.caption)
         if not options.caption:
             network.text_encoder = None  # 340 M parameters that would compute a constant
-        # Faster; but on CPUs torch's GroupNorm loses digits with it, 1e-3 of alpha on the parity fixtures.
-        fast, safe = torch.channels_last, torch.contiguous_format
-        grouped = safe if self.device.type == "cpu" else fast
-        self._layout = fast if isinstance(network.vae, TinyVAE) else grouped  # the tiny one has no GroupNorm
-        for part, layout in ((network.vae, self._layout), (network.unet, grouped)):
+        for part in (network.vae, network.unet):
             # Not part.to(): diffusers' own version warns about a cast that is meant.
             nn.Module.to(part, self.device, self._dtype)
+            layout = memory_layout(part, self.device)
             nn.Module.to(part, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
+        self._engine = Engine(network, self._text)
 
     @classmethod
     def from_pretrained(
@@ -226,6 +224,7 @@ class SDMatte:
         if self._network.text_encoder is None:
             raise SDMatteError("the text encoder was released; load the model with a caption to keep it")
         self._text = self._embed(caption)
+        self._engine = Engine(self._network, self._text)
 
     @overload
     def __call__(
@@ -336,8 +335,8 @@ class SDMatte:
         encoded: dict[int, EncodedImage] = {}
         with exact_float32(self.device, self._dtype):
             for grid, indices in by_grid(grids):
-                batch = np.stack([to_grid(pixels[index], grid) for index in indices])
-                for index, latent in zip(indices, self._network.encode_image(self._tensor(batch)), strict=True):
+                batch = np.stack([to_grid(pixels[index], grid, sizes[index]) for index in indices])
+                for index, latent in zip(indices, self._engine.encode_image(torch.from_numpy(batch)), strict=True):
                     encoded[index] = EncodedImage(latent, *sizes[index], grid)
         return [encoded[index] for index in range(len(pixels))]
 
@@ -364,15 +363,14 @@ class SDMatte:
     def _forward(self, objects: Sequence[tuple[EncodedImage, Prompt]], grid: tuple[int, int]) -> NDArray[np.float32]:
         """Run the network on objects of one grid; returns ``(B, grid height, grid width)``."""
         maps = [prompt_map(prompt, image.width, image.height, grid) for image, prompt in objects]
-        latent = self._network.predict_latent(
+        latent = self._engine.predict_latent(
             torch.stack([image.latent for image, _ in objects]),
-            torch.from_numpy(np.stack([each.pixels for each in maps])[:, None]).to(self.device),
+            torch.from_numpy(np.stack([each.pixels for each in maps])[:, None]),
             self._coordinates(maps),
-            torch.tensor([0.0 if prompt.transparent else 1.0 for _, prompt in objects], device=self.device),
-            self._text,
-            torch.tensor([each.masks_attention for each in maps], device=self.device),
+            torch.tensor([0.0 if prompt.transparent else 1.0 for _, prompt in objects]),
+            torch.tensor([each.masks_attention for each in maps]),
         )
-        return np.asarray(self._network.decode(latent)[:, 0].float().cpu().numpy())
+        return np.asarray(self._engine.decode(latent)[:, 0].float().cpu().numpy())
 
     def _stored(self, alpha: NDArray[np.float32], dtype: AlphaType) -> NDArray[Any]:
         """Return an alpha in its stored type; NaN would pass as 0 in 8 bits."""
@@ -387,10 +385,7 @@ class SDMatte:
         unet = self._network.unet
         coordinates = [torch.from_numpy(each.coordinates) for each in maps]
         is_points = [each.is_points for each in maps]
-        features = coordinate_features(
-            coordinates, is_points, box_channels=unet.box_channels, points_dim=unet.points_dim
-        )
-        return features.to(self.device)
+        return coordinate_features(coordinates, is_points, box_channels=unet.box_channels, points_dim=unet.points_dim)
 
     def _open(self, image: ImageLike, prompts: Sequence[Prompt], index: int) -> NDArray[np.uint8]:
         """Decode an image and check its prompts; errors say which image and which prompt."""
@@ -408,7 +403,3 @@ class SDMatte:
     def _embed(self, caption: str) -> Tensor:
         ids = caption_ids(caption, self._tokenizer, self._text_config)
         return self._network.embed_text(ids).to(self.device)
-
-    def _tensor(self, batch: NDArray[np.float32]) -> Tensor:
-        tensor = torch.from_numpy(batch).to(self.device, self._dtype)
-        return tensor.contiguous(memory_format=self._layout)

@@ -42,8 +42,16 @@ _REFUSED = {
     "only_cross_attention": False,
     "resnet_time_scale_shift": "default",
     "upcast_attention": False,
+    "act_fn": "silu",
 }
 """Settings of diffusers' U-Net that no SDMatte model uses, with the only value accepted."""
+
+
+_BLOCKS = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+"""The blocks of diffusers that SDMatte models are made of."""
 
 
 class PromptUNet(nn.Module):
@@ -67,6 +75,9 @@ class PromptUNet(nn.Module):
             raise CheckpointError(
                 f"unet/config.json: without={sorted(unknown)} is unknown; there are {', '.join(PARTS)}"
             )
+        for key, known in _BLOCKS.items():
+            if unknown := set(config[key]).difference(known):
+                raise CheckpointError(f"unet/config.json: {key} has {sorted(unknown)}, expected {' or '.join(known)}")
         channels = list(config["block_out_channels"])
         levels = len(channels)
         heads = _per_level(config.get("num_attention_heads") or config["attention_head_dim"], levels)
@@ -163,7 +174,7 @@ class PromptUNet(nn.Module):
         """
         dtype = image_latent.dtype
         batch = image_latent.shape[0]
-        embedding = self._condition(coordinates, opaque, dtype)
+        embedding = self.condition(coordinates, opaque, dtype)
         text = text.to(dtype).expand(batch, -1, -1)
         visual = text
         if "visual_prompt_attention" not in self.without:
@@ -206,7 +217,7 @@ class PromptUNet(nn.Module):
         result: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return result
 
-    def _condition(self, coordinates: CoordinateFeatures, opaque: Tensor, dtype: torch.dtype) -> Tensor:
+    def condition(self, coordinates: CoordinateFeatures, opaque: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the sum of opacity and coordinate embedding, ``(B, 4 * channels[0])``."""
         opacity: Tensor = self.time_embedding(self.time_proj(opaque.float()).to(dtype))
         box = self.bbox_embedding(coordinates.box.to(dtype))

@@ -62,6 +62,10 @@ class TinyVAE(AutoencoderTiny):  # type: ignore[misc]  # diffusers' classes are 
         return self.decode_unclipped(latent).clip(0.0, 1.0)
 
 
+_BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+"""The blocks that Stable Diffusion's autoencoder is made of."""
+
+
 def build_vae(config: Mapping[str, Any]) -> KLVAE | TinyVAE:
     """Build the autoencoder of a diffusers ``vae/config.json``.
 
@@ -72,6 +76,9 @@ def build_vae(config: Mapping[str, Any]) -> KLVAE | TinyVAE:
     name = config.get("_class_name")
     if name not in classes:
         raise CheckpointError(f"vae/config.json: _class_name is {name!r}, expected one of {', '.join(classes)}")
+    for key, only in _BLOCKS.items():
+        if name == "AutoencoderKL" and (unknown := set(config.get(key, ())).difference({only})):
+            raise CheckpointError(f"vae/config.json: {key} has {sorted(unknown)}, expected only {only}")
     # The released KL configuration leaves `force_upcast` at its default, which only matters to diffusers' pipelines.
     vae: KLVAE | TinyVAE = classes[name].from_config(dict(config))
     return vae

@@ -37,7 +37,7 @@ def test_float32_is_the_reference(folder: Path) -> None:
     model = load(folder, "cuda", "float32")
     fixtures = Path(__file__).parents[1] / "fixtures" / folder.name
     with exact_float32(model.device, torch.float32):
-        found: list[Deviation] = list(compare(model._network, model._text, fixtures))
+        found: list[Deviation] = list(compare(model._network, model._text, fixtures, engine=model._engine))
     print(*found, sep="\n")
     assert max(each.alpha for each in found) <= ALPHA_TARGET, found
     assert max(each.unet for each in found) <= UNET_TARGET, found

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdmatte import Auto, Box, CheckpointError, ImageError, Mask, Points, Prompt, PromptError, SDMatte, SDMatteError
 from sdmatte.devices import choose_dtype
+from sdmatte.engine.build import Engine
 from sdmatte.geometry import quantise
 from support.models import SIZE, mini, mini_aspect, photo, seeded_folder
 
@@ -75,10 +76,10 @@ def test_several_images_with_mixed_prompts_equal_singles_in_order() -> None:
 
 
 def test_an_image_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    vae, batches = mini()._network.vae, []
-    encode = type(vae).encode_latent
+    batches: list[int] = []
+    encode = Engine.encode_image
     monkeypatch.setattr(
-        type(vae), "encode_latent", lambda self, pixels: batches.append(len(pixels)) or encode(self, pixels)
+        Engine, "encode_image", lambda self, pixels: batches.append(len(pixels)) or encode(self, pixels)
     )
     mini().predict([photo(HEIGHT, WIDTH)], [PROMPTS], batch_size=4)
     assert batches == [1, 4]  # the image, and one batch of prompt images
@@ -233,7 +234,7 @@ def test_kinds_that_no_weights_were_trained_for_are_warned_of_once(caplog: pytes
 
 def test_not_a_number_is_no_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would end as 0 in an 8-bit alpha."""
-    monkeypatch.setattr(type(mini()._network), "decode", lambda self, latent: latent[:, :1] * float("nan"))
+    monkeypatch.setattr(Engine, "decode", lambda self, latent: latent[:, :1] * float("nan"))
     with pytest.raises(SDMatteError, match="NaN in float32"):
         mini()(photo(HEIGHT, WIDTH), BOX, dtype="uint8")
 

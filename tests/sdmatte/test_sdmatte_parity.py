@@ -27,7 +27,7 @@ def test_the_targets_are_the_agreed_ones() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_every_kind_of_prompt_as_a_batch_and_alone(name: str) -> None:
     found = list(deviations(FIXTURES / name))
-    assert len(found) == 3 * len(KINDS)  # the batch of two, and each of its samples
+    assert len(found) == 2 * 3 * len(KINDS)  # network and engine: the batch of two, and each of its samples
     assert within_targets(found), found
 
 
@@ -39,7 +39,7 @@ def test_the_released_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nsdmatte_full: {time.perf_counter() - start:.0f} s, peak memory of the tests {memory:.1f} GiB")
         print(*found, sep="\n")
-    assert len(found) == len(KINDS)
+    assert len(found) == 2 * len(KINDS)
     assert within_targets(found), found
 
 
@@ -134,7 +134,7 @@ def test_the_model_as_people_use_it(loaded: tuple[str, SDMatte], monkeypatch: py
     images = expected["image"].numpy()
     monkeypatch.setattr("sdmatte.prompt_maps.point_sigma", lambda grid: 35.0)  # as the outputs were made
     # Their images are random floats, which no 8-bit picture holds: the red channel names the one that is meant.
-    monkeypatch.setattr("sdmatte.model.to_grid", lambda pixels, grid: images[pixels[0, 0, 0]])
+    monkeypatch.setattr("sdmatte.model.to_grid", lambda pixels, grid, size: images[pixels[0, 0, 0]])
     pictures = [np.full((SIZE, SIZE, 3), index, np.uint8) for index in range(len(images))]
     wanted = [prompts(expected, index) for index in range(len(images))]
     found = model.predict(pictures, [list(mine.values()) for mine in wanted], batch_size=6)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdmatte.configs import ModelConfigs
 from sdmatte.devices import exact_float32
 from sdmatte.embeddings import coordinate_features
+from sdmatte.engine.build import Engine, memory_layout
 from sdmatte.network import Network
 from support.seeded import seeded_tensor
 
@@ -64,13 +65,19 @@ def deviations(folder: Path, device: str = "cpu") -> Iterator[Deviation]:
     expected = load_file(folder / "expected.safetensors")
     difference = (text - expected["text_embed"]).abs().max().item()
     assert difference < 1e-4, f"text embedding deviates by {difference}"
+    network, text = network.to(device), text.to(device)
     with exact_float32(torch.device(device), torch.float32):
-        yield from compare(network.to(device), text.to(device), folder)
+        yield from compare(network, text, folder)
+        for part in (network.vae, network.unet):
+            nn.Module.to(part, memory_format=memory_layout(part, text.device))  # type: ignore[call-overload]
+        yield from compare(network, text, folder, engine=Engine(network, text))
 
 
 @torch.inference_mode()
-def compare(network: Network, text: Tensor, folder: Path, *, singly: bool = True) -> Iterator[Deviation]:
-    """Do the work of :func:`deviations` for a network at hand; without ``singly`` only the batches."""
+def compare(
+    network: Network, text: Tensor, folder: Path, *, singly: bool = True, engine: Engine | None = None
+) -> Iterator[Deviation]:
+    """Do the work of :func:`deviations` for a network at hand, or its engine; without ``singly`` only the batches."""
     expected = load_file(folder / "expected.safetensors", device=str(text.device))
     batch = len(expected["image"])
     selections = {"batch": list(range(batch))} if batch > 1 or not singly else {}
@@ -78,8 +85,8 @@ def compare(network: Network, text: Tensor, folder: Path, *, singly: bool = True
         selections |= {f"sample {index}": [index] for index in range(batch)}
     for kind, coordinates in KINDS.items():
         for label, rows in selections.items():
-            image = network.encode_image(expected["image"][rows])
-            latent = network.predict_latent(
+            image = (engine or network).encode_image(expected["image"][rows])
+            arguments = (
                 image,
                 expected[kind][rows],
                 coordinate_features(
@@ -89,14 +96,14 @@ def compare(network: Network, text: Tensor, folder: Path, *, singly: bool = True
                     points_dim=network.unet.points_dim,
                 ).to(text.device),
                 1 - expected["is_trans"][rows],
-                text,
             )
+            latent = engine.predict_latent(*arguments) if engine else network.predict_latent(*arguments, text)
             if kind == "bbox_mask":
                 torch.testing.assert_close(image, expected["unet_input_bbox_mask"][rows, :4], atol=1e-4, rtol=1e-4)
-            alpha = network.decode(latent)
+            alpha = (engine or network).decode(latent)
             reference = expected[f"unet_output_{kind}"][rows]
             yield Deviation(
-                f"{folder.name}, {kind}, {label}",
+                f"{folder.name}, {'engine, ' if engine else ''}{kind}, {label}",
                 (alpha - expected[f"alpha_{kind}"][rows]).abs().max().item(),
                 ((latent - reference).abs().max() / reference.abs().max()).item(),
             )

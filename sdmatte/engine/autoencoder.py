@@ -1,0 +1,123 @@
+"""Stable Diffusion's autoencoder, to the mean of the posterior and to a one-channel alpha."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdmatte.engine.attention import attend
+from sdmatte.engine.blocks import ResnetBlock, to_picture, to_tokens
+from sdmatte.engine.convolution import Convolution
+from sdmatte.engine.norm import normalise
+from sdmatte.vae import KLVAE
+
+_DOWN_PADDING = (0, 1, 0, 1)
+"""diffusers' encoder pads its strided convolutions on the right and below only."""
+
+
+class Encoder:
+    """From pictures to scaled latents.
+
+    Only the mean of the posterior is computed: `quant_conv`, a 1 x 1 convolution, and the scaling factor are folded
+    into the encoder's last convolution, and its other half is left out. Prompt images have three equal channels: the
+    first convolution reads one, with the sum of its weights.
+    """
+
+    def __init__(self, vae: KLVAE) -> None:
+        encoder: Any = vae.encoder
+        first: nn.Conv2d = encoder.conv_in
+        self._first = Convolution.of(first)
+        self._first_of_one = Convolution(first.weight.sum(1, keepdim=True), first.bias, padding=1)
+        self._levels = [
+            ([ResnetBlock(block) for block in level.resnets], _down(level.downsamplers))
+            for level in encoder.down_blocks
+        ]
+        self._middle = _Middle(encoder.mid_block)
+        self._norm: nn.GroupNorm = encoder.conv_norm_out
+        self._last = _mean_of_posterior(encoder.conv_out, vae.quant_conv, float(vae.config.scaling_factor))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)``, or ``(B, 1, H, W)``, in [-1, 1] to latents ``(B, C, h, w)``."""
+        hidden = (self._first_of_one if pixels.shape[1] == 1 else self._first)(pixels)
+        for blocks, down in self._levels:
+            for block in blocks:
+                hidden = block(hidden)
+            hidden = hidden if down is None else down(hidden)
+        return self._last(self._middle(hidden), self._norm)
+
+
+class Decoder:
+    """From scaled latents to alphas: the mean over three channels is folded into the last convolution."""
+
+    def __init__(self, vae: KLVAE) -> None:
+        decoder: Any = vae.decoder
+        into: nn.Conv2d = vae.post_quant_conv
+        self._into = Convolution(into.weight / float(vae.config.scaling_factor), into.bias)
+        self._first = Convolution.of(decoder.conv_in)
+        self._middle = _Middle(decoder.mid_block)
+        self._levels = [
+            (
+                [ResnetBlock(block) for block in level.resnets],
+                Convolution.of(level.upsamplers[0].conv, upsample=True) if level.upsamplers else None,
+            )
+            for level in decoder.up_blocks
+        ]
+        self._norm: nn.GroupNorm = decoder.conv_norm_out
+        last: nn.Conv2d = decoder.conv_out
+        assert last.bias is not None
+        weight, bias = last.weight.double(), last.bias.double()
+        self._last = Convolution(
+            (weight.mean(0, keepdim=True) / 2).to(last.weight),
+            ((bias.mean(0, keepdim=True) + 1) / 2).to(last.bias),
+            padding=1,
+        )
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Map ``(B, C, h, w)`` to alphas ``(B, 1, H, W)`` in [0, 1]."""
+        hidden = self._middle(self._first(self._into(latent)))
+        for blocks, up in self._levels:
+            for block in blocks:
+                hidden = block(hidden)
+            hidden = hidden if up is None else up(hidden)
+        return self._last(hidden, self._norm).clamp_(0, 1)
+
+
+class _Middle:
+    """Two residual blocks with attention between all pixels."""
+
+    def __init__(self, block: Any) -> None:
+        self._before, self._after = (ResnetBlock(each) for each in block.resnets)
+        attention = block.attentions[0]
+        self._norm: nn.GroupNorm | None = None
+        if attention is not None:
+            self._norm = attention.group_norm
+            self._heads = int(attention.heads)
+            self._project: tuple[nn.Linear, nn.Linear, nn.Linear] = (attention.to_q, attention.to_k, attention.to_v)
+            self._out: nn.Linear = attention.to_out[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self._before(x)
+        if self._norm is not None:
+            tokens = to_tokens(normalise(x, self._norm, activate=False))
+            queries, keys, values = (project(tokens) for project in self._project)
+            x = to_picture(self._out(attend(queries, keys, values, self._heads)), x).add_(x)
+        return self._after(x)
+
+
+def _down(downsamplers: Any) -> Convolution | None:
+    if not downsamplers:
+        return None
+    conv: nn.Conv2d = downsamplers[0].conv
+    return Convolution(conv.weight, conv.bias, stride=2, padding=_DOWN_PADDING)
+
+
+def _mean_of_posterior(last: nn.Conv2d, quantise: nn.Conv2d, factor: float) -> Convolution:
+    half = quantise.weight.shape[0] // 2
+    matrix = quantise.weight[:half, :, 0, 0].double() * factor
+    assert last.bias is not None
+    assert quantise.bias is not None
+    weight = torch.einsum("oc,cixy->oixy", matrix, last.weight.double())
+    bias = matrix @ last.bias.double() + quantise.bias[:half].double() * factor
+    return Convolution(weight.to(last.weight), bias.to(last.weight), padding=1)

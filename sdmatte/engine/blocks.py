@@ -1,0 +1,163 @@
+"""Residual and transformer blocks, with the weights of diffusers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdmatte.engine.attention import Keys, SelfAttention, attend
+from sdmatte.engine.convolution import Convolution
+from sdmatte.engine.norm import normalise
+
+
+class ResnetBlock:
+    """``x + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`` with a 1 x 1 convolution of ``x`` where needed.
+
+    Args:
+        block: A `ResnetBlock2D` that neither resamples nor scales its output.
+    """
+
+    def __init__(self, block: Any) -> None:
+        self._norms: tuple[nn.GroupNorm, nn.GroupNorm] = (block.norm1, block.norm2)
+        self._first, self._second = Convolution.of(block.conv1), Convolution.of(block.conv2)
+        self._embed: nn.Linear | None = block.time_emb_proj
+        self._shortcut: nn.Conv2d | None = block.conv_shortcut
+
+    def __call__(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Return a picture of ``x``'s size.
+
+        Args:
+            x: ``(B, C, H, W)``.
+            embedding: ``(B, E)``, activated already.
+        """
+        extra = None if embedding is None or self._embed is None else self._embed(embedding)
+        hidden = self._first(x, self._norms[0], extra)
+        out = self._second(hidden, self._norms[1])
+        return out.add_(x if self._shortcut is None else self._shortcut(x))
+
+
+class CrossAttention(Protocol):
+    """Attention to something else than the picture."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Map ``(B, T, C)`` to ``(B, T, C)``, before the output's projection."""
+
+
+class FixedContext:
+    """Cross-attention to a text: its keys and values are computed once.
+
+    Args:
+        attention: diffusers' module.
+        text: ``(1, L, context channels)``.
+    """
+
+    def __init__(self, attention: Any, text: Tensor) -> None:
+        self._query, self._heads = attention.to_q, int(attention.heads)
+        self._keys, self._values = attention.to_k(text), attention.to_v(text)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See :class:`CrossAttention`."""
+        batch = len(tokens)
+        keys, values = self._keys.expand(batch, -1, -1), self._values.expand(batch, -1, -1)
+        return attend(self._query(tokens), keys, values, self._heads)
+
+
+class PromptContext:
+    """Cross-attention to the latent of the prompt image (the paper's visual prompt), through `aux_conv_in`.
+
+    Keys and values are linear in what that convolution makes of the latent's four channels: both steps are one
+    convolution, of 4 instead of 1024 channels.
+
+    Args:
+        attention: diffusers' module.
+        convolution: ``aux_conv_in``.
+    """
+
+    def __init__(self, attention: Any, convolution: nn.Conv2d) -> None:
+        self._query, self._heads = attention.to_q, int(attention.heads)
+        both = torch.cat([attention.to_k.weight, attention.to_v.weight]).double()
+        weight = torch.einsum("oc,cixy->oixy", both, convolution.weight.double())
+        assert convolution.bias is not None
+        bias = both @ convolution.bias.double()
+        like = convolution.weight
+        self._project = Convolution(weight.to(like), bias.to(like), padding=1)
+        self._both: Tensor | None = None
+
+    def look_at(self, latent: Tensor) -> None:
+        """Set the latents of the batch's prompt images, ``(B, C, h, w)``."""
+        self._both = self._project(latent).flatten(2).transpose(1, 2)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See :class:`CrossAttention`."""
+        assert self._both is not None, "look_at comes first"
+        keys, values = self._both.chunk(2, dim=-1)
+        return attend(self._query(tokens), keys, values, self._heads)
+
+
+class _TransformerLayer:
+    """Masked self-attention, cross-attention and a gated feed-forward layer, each with a residual."""
+
+    def __init__(self, block: Any, cross: CrossAttention) -> None:
+        self._norms: Sequence[nn.LayerNorm] = (block.norm1, block.norm2, block.norm3)
+        own = block.attn1
+        both = torch.cat([own.to_k.weight, own.to_v.weight])
+        self._self = SelfAttention(own.to_q.weight, both, int(own.heads))
+        self._cross = cross
+        self._out: Sequence[nn.Linear] = (own.to_out[0], block.attn2.to_out[0])
+        self._wide: nn.Linear = block.ff.net[0].proj
+        self._narrow: nn.Linear = block.ff.net[2]
+
+    def __call__(self, tokens: Tensor, keys: Sequence[Keys]) -> Tensor:
+        tokens = self._out[0](self._self(self._norms[0](tokens), keys)).add_(tokens)
+        tokens = self._out[1](self._cross(self._norms[1](tokens))).add_(tokens)
+        value, gate = self._wide(self._norms[2](tokens)).chunk(2, dim=-1)
+        out: Tensor = self._narrow(F.gelu(gate).mul_(value)).add_(tokens)
+        return out
+
+
+class Transformer:
+    """A `Transformer2DModel`: tokens of a picture through transformer layers, added to it.
+
+    Args:
+        module: diffusers' module.
+        cross: The cross-attention of each of its layers.
+    """
+
+    def __init__(self, module: Any, cross: Sequence[CrossAttention]) -> None:
+        self._norm: nn.GroupNorm = module.norm
+        self._into, self._out_of = _linear(module.proj_in), _linear(module.proj_out)
+        pairs = zip(module.transformer_blocks, cross, strict=True)
+        self._layers = [_TransformerLayer(block, context) for block, context in pairs]
+
+    def __call__(self, x: Tensor, keys: Sequence[Keys]) -> Tensor:
+        """Return a picture of ``x``'s size.
+
+        Args:
+            x: ``(B, C, H, W)``.
+            keys: Of each sample, on this grid.
+        """
+        tokens = to_tokens(normalise(x, self._norm, activate=False))
+        tokens = F.linear(tokens, *self._into)
+        for layer in self._layers:
+            tokens = layer(tokens, keys)
+        return to_picture(F.linear(tokens, *self._out_of), x).add_(x)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Return the pixels of ``(B, C, H, W)`` as ``(B, H W, C)``; a view, where channels come last in memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_picture(tokens: Tensor, like: Tensor) -> Tensor:
+    """Return ``(B, H W, C)`` as ``(B, C, H, W)``, with the height and width of another picture."""
+    batch, _, height, width = like.shape
+    return tokens.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a linear layer, or of a 1 x 1 convolution."""
+    return module.weight.flatten(1), module.bias

@@ -1,0 +1,90 @@
+"""From a network to its engine."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdmatte.embeddings import CoordinateFeatures
+from sdmatte.engine.autoencoder import Decoder, Encoder
+from sdmatte.engine.memory import keep_pages
+from sdmatte.engine.norm import WIDE
+from sdmatte.engine.unet import UNet
+from sdmatte.network import Network
+from sdmatte.vae import KLVAE
+
+
+def memory_layout(part: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return how the convolutions of a part of the network want their weights and pictures to lie in memory.
+
+    Channels last wherever there are many channels; on CPUs, few of them are faster apart.
+    """
+    first = next(module for module in part.modules() if isinstance(module, nn.Conv2d))
+    if device.type != "cpu" or first.out_channels >= WIDE:
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+class Engine:
+    """A network's function, computed fast for one caption.
+
+    Args:
+        network: On its device and in its precision; the weights are shared, so it must not change afterwards.
+        text: ``(1, L, context channels)``: embedding of the caption.
+    """
+
+    def __init__(self, network: Network, text: Tensor) -> None:
+        vae = network.vae
+        self._device, self._dtype = text.device, next(network.unet.parameters()).dtype
+        if self._device.type == "cpu":
+            keep_pages()
+        self._vae = vae
+        self._layout = memory_layout(vae, self._device)
+        self._encoder = Encoder(vae) if isinstance(vae, KLVAE) else None
+        self._decoder = Decoder(vae) if isinstance(vae, KLVAE) else None
+        self._unet = UNet(network.unet, text.to(self._dtype))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Encode images, or prompt images of one channel.
+
+        Args:
+            pixels: ``(B, 3 or 1, H, W)`` in [-1, 1].
+
+        Returns:
+            Scaled latents ``(B, C, h, w)``.
+        """
+        pixels = pixels.to(self._device, self._dtype)
+        if self._encoder is not None:
+            return self._encoder(pixels.contiguous(memory_format=self._layout))
+        return self._vae.encode_latent(pixels.expand(-1, 3, -1, -1).contiguous(memory_format=self._layout))
+
+    def predict_latent(
+        self,
+        image_latent: Tensor,
+        prompt: Tensor,
+        coordinates: CoordinateFeatures,
+        opaque: Tensor,
+        masks_attention: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the alpha's latent; see :meth:`Network.predict_latent`.
+
+        Args:
+            image_latent: ``(B, C, h, w)``, from :meth:`encode_image`.
+            prompt: ``(B, 1, H, W)`` float32 in [-1, 1], +1 inside; best on the CPU.
+            coordinates: Features of the prompts' coordinates.
+            opaque: ``(B,)``: 1 opaque, 0 transparent.
+            masks_attention: ``(B,)`` bool: whose self-attention is restricted to the prompt; default all.
+
+        Returns:
+            Scaled latent ``(B, C, h, w)``.
+        """
+        inside = F.interpolate((prompt.float().cpu() + 1) / 2, size=image_latent.shape[-2:], mode="nearest")
+        if masks_attention is not None:
+            inside = torch.where(masks_attention.cpu()[:, None, None, None], inside, 1.0)
+        prompt_latent = self.encode_image(prompt)
+        return self._unet(image_latent, prompt_latent, inside, coordinates.to(self._device), opaque.to(self._device))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode the alpha's latent to an alpha ``(B, 1, H, W)`` in [0, 1]."""
+        return self._vae.decode_alpha(latent) if self._decoder is None else self._decoder(latent)
