@@ -111,7 +111,7 @@ def find_target(config: LabelConfig, selection: Selection) -> Target:
 def _is_of(run: RunDirectory, config: LabelConfig, model: ModelIdentity) -> bool:
     used = run.info["model"]
     same_weights: bool = used["weights_sha256"] == model.weights_sha256 and used["precision"] == model.precision
-    there = LabelConfig.model_validate(run.info["config"])
+    there = LabelConfig.recorded(run.info["config"])
     return same_weights and there.matte_hash() == config.matte_hash() and _frame(there) == _frame(config)
 
 

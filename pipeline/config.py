@@ -45,6 +45,10 @@ class InputConfig(Section):
     (`s3://bucket/shard-{0000..0999}.tar`), or as a `.txt` file with one of all these per line."""
     max_pixels: int = Field(default=100_000_000, gt=0)
     """Images with more pixels become error records (unit: pixel)."""
+    decode: Literal["auto", "full"] = "auto"
+    """`auto`: JPEGs much larger than the model's input are decoded at a half, a quarter or an eighth of their size,
+    never below four times the input; noted in `image_notes` as `scaled_decode`. `full`: never. Alphas have the full
+    size either way."""
     max_bytes: int | None = Field(default=None, gt=0)
     """Image files with more bytes become error records, unread (unit: byte). Default: what an uncompressed image of
     `max_pixels` can have, 8 per pixel and 1 MiB."""
@@ -283,6 +287,18 @@ class LabelConfig(Section):
                 raise ConfigurationError(f"{key}: {error}") from None
         return self
 
+    @classmethod
+    def recorded(cls, content: Any) -> LabelConfig:
+        """Read the configuration of a run, as its `run.json` holds it.
+
+        Raises:
+            ValidationError: It is none.
+        """
+        if isinstance(content, dict) and isinstance(content.get("input"), dict):
+            # Runs before there was a choice decoded at full size: what is made anew of them is to be the same.
+            content = content | {"input": {"decode": "full"} | content["input"]}
+        return cls.model_validate(content)
+
     def matte_hash(self) -> str:
         """Return 16 hexadecimal digits for the settings that change mattes.
 
@@ -292,6 +308,8 @@ class LabelConfig(Section):
             "model": redact(self.model.model_dump(mode="json", exclude=set(_HOW_NOT_WHAT))),
             "alpha_bits": self.output.alpha_bits,
         }
+        if self.input.decode != "full":  # the hashes of runs before there was a choice were those of full decodes
+            content["decode"] = self.input.decode
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def reproduce(chain: Chain, record: str) -> Reproduction:
     from pipeline.stages.matte import MatteImages, load_model
 
     run, there = find_record(chain, record)
-    config = LabelConfig.model_validate(run.info["config"])
+    config = LabelConfig.recorded(run.info["config"])
     rows = _engine_row(config, there)
     try:
         model = load_model(config)

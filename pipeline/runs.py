@@ -402,7 +402,7 @@ def _read_info(path: str) -> dict[str, Any] | None:
 def _refuse_differences(path: str, info: dict[str, Any], config: LabelConfig, model: ModelIdentity | None) -> None:
     """Compare a run with a job that wants to go on with it."""
     try:
-        identity = LabelConfig.model_validate(info["config"]).identity()
+        identity = LabelConfig.recorded(info["config"]).identity()
         used = {key: info["model"][key] for key in ("weights_sha256", "precision", "input_size")}
     except (ValidationError, KeyError, TypeError):
         raise ConfigurationError(

@@ -61,25 +61,54 @@ def by_grid(grids: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int],
     yield from groups.items()
 
 
-def to_grid(pixels: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.float32]:
+def to_grid(
+    pixels: NDArray[np.uint8], grid: tuple[int, int], size: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
     """Resize an image to the model's input.
 
-    As in the reference: float32, OpenCV's bilinear interpolation without antialiasing.
+    As in the reference: float32, OpenCV's bilinear interpolation without antialiasing. Of images much larger than the
+    grid only the pixels that count are converted, four per cell: the others would cost 24 bytes each.
 
     Args:
         pixels: ``(H, W, 3)`` RGB.
         grid: Height and width of the model's input.
+        size: Width and height of the original, where it was decoded smaller (:mod:`sdmatte.scaled`); its last row
+            and column of pixels may stand for less than a whole one.
 
     Returns:
         ``(3, grid height, grid width)`` float32 in [-1, 1].
     """
-    scaled = _resize(pixels.astype(np.float32) / 255.0, grid, cv2.INTER_LINEAR)
+    height, width = pixels.shape[:2]
+    extent = (float(height), float(width)) if size is None else scaled_extent(width, height, *size)
+    if extent == (height, width) and height * width <= 4 * grid[0] * grid[1]:
+        scaled = _resize(pixels.astype(np.float32) / 255.0, grid, cv2.INTER_LINEAR)
+    else:
+        scaled = _interpolated(pixels, grid, extent)
     return np.ascontiguousarray((scaled * 2.0 - 1.0).transpose(2, 0, 1))
+
+
+def scaled_extent(width: int, height: int, full_width: int, full_height: int) -> tuple[float, float]:
+    """Return height and width of an original in pixels of its scaled decode, of which the last may be cut.
+
+    Args:
+        width: Of the scaled decode, pixels: that of the original divided by 1, 2, 4 or 8, rounded up.
+        height: Likewise.
+        full_width: Of the original, pixels.
+        full_height: Likewise.
+
+    Raises:
+        SDMatteError: No such divisor gives this size.
+    """
+    for divisor in (1, 2, 4, 8):
+        if (-(-full_width // divisor), -(-full_height // divisor)) == (width, height):
+            return full_height / divisor, full_width / divisor
+    raise SDMatteError(f"{width} x {height} pixels are no scaled decode of an image of {full_width} x {full_height}")
 
 
 def from_grid(alpha: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
     """Resize an alpha ``(h, w)`` from the model's grid to ``(height, width)``: bilinear, and clipped to [0, 1]."""
-    return _resize(alpha, (height, width), cv2.INTER_LINEAR).clip(0.0, 1.0)
+    resized = _resize(alpha, (height, width), cv2.INTER_LINEAR)
+    return np.clip(resized, 0.0, 1.0, out=None if resized is alpha else resized)  # a copy has 200 MB at 50 megapixels
 
 
 def nearest(pixels: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.uint8]:
@@ -107,7 +136,49 @@ def quantise(alpha: NDArray[np.float32], dtype: AlphaType) -> NDArray[Any]:
     """
     if dtype == "float32":
         return alpha
-    return np.rint(alpha.astype(np.float64) * np.iinfo(dtype).max).astype(dtype)
+    stored = np.empty(alpha.shape, dtype)
+    rows = max(1, 2**16 // max(1, alpha[:1].size))  # at a time: in float64, all of it would take 24 bytes per pixel
+    for top in range(0, len(alpha), rows):
+        part = alpha[top : top + rows].astype(np.float64)
+        part *= np.iinfo(dtype).max
+        stored[top : top + rows] = np.rint(part, out=part)
+    return stored
+
+
+def _interpolated(
+    pixels: NDArray[np.uint8], grid: tuple[int, int], extent: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Do what OpenCV's bilinear interpolation does with ``pixels / 255``, but touch only the pixels that count."""
+    (top, bottom, down), (left, right, across) = (
+        _taps(cells, length, covered) for cells, length, covered in zip(grid, pixels.shape[:2], extent, strict=True)
+    )
+    flat = np.ascontiguousarray(pixels).view("V3").ravel()  # whole pixels are what take() is fast with
+    shape = (-1, grid[1], 3)
+
+    def row(at: NDArray[np.intp]) -> NDArray[np.float32]:
+        start = (at * pixels.shape[1])[:, None]
+        near, far = (flat.take(start + column).view(np.uint8).reshape(shape) for column in (left, right))
+        mixed = near.astype(np.float32)
+        mixed += np.subtract(far, mixed) * across[:, None]
+        return mixed
+
+    scaled = np.empty((*grid, 3), np.float32)
+    rows = max(1, 2**14 // grid[1])  # at a time: what is at hand stays in the processor's cache
+    for start in range(0, grid[0], rows):
+        part = slice(start, start + rows)
+        upper, lower = row(top[part]), row(bottom[part])
+        lower -= upper
+        lower *= down[part, None, None]
+        np.add(upper, lower, out=scaled[part])
+    scaled /= np.float32(255)
+    return scaled
+
+
+def _taps(cells: int, length: int, covered: float) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return for each cell of an axis the two pixels next to its centre, and the weight of the second one."""
+    centres = ((np.arange(cells) + 0.5) * (covered / cells) - 0.5).clip(0, length - 1)
+    first = np.floor(centres).astype(np.intp)
+    return first, np.minimum(first + 1, length - 1), (centres - first).astype(np.float32)
 
 
 def _resize(pixels: NDArray[Any], grid: tuple[int, int], interpolation: int) -> NDArray[Any]:

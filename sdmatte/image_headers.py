@@ -189,6 +189,12 @@ def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
         )
 
 
+def jpeg_frame(data: bytes) -> int | None:
+    """Return the marker of a JPEG's frame, which names its compression (ITU-T T.81, table B.1); None without one."""
+    others = {0xC4, 0xC8, 0xCC}  # tables among the markers of frames
+    return next((marker for marker, _ in _jpeg_markers(data) if marker in {*range(0xC0, 0xD0)} - others), None)
+
+
 def _is_jpeg_ls(data: bytes) -> bool:
     """Tell another compression (ITU-T T.87), whose files begin like a JPEG's, by the marker of its frame."""
     return data.startswith(b"\xff\xd8\xff") and any(marker == 0xF7 for marker, _ in _jpeg_markers(data))

@@ -14,6 +14,8 @@ implementation), and CMYK is converted without one. What was changed on the way 
     More than 8 bits per sample, rounded to 8.
 ``flattened_alpha``
     Has an alpha channel or a transparent colour; was put over white.
+``scaled_decode``
+    A JPEG much larger than was asked for, decoded at a half, a quarter or an eighth of its size.
 
 Codes of the :class:`~sdmatte.errors.ImageError` raised here:
 
@@ -62,6 +64,7 @@ from sdmatte.image_headers import (
 )
 from sdmatte.image_samples import is_deep, is_uncommon_ppm, read_deep, read_ppm, reduce_integers, to_rgb
 from sdmatte.png_chunks import png_exif, without_texts
+from sdmatte.scaled import shrink
 
 MAX_PIXELS = 178_956_970
 """Default limit on width x height: what Pillow refuses by default. Decoding so many takes about 2 GB."""
@@ -108,10 +111,14 @@ class DecodedImage:
     Attributes:
         pixels: ``(H, W, 3)`` uint8, RGB, upright, C-contiguous.
         notes: What was changed on the way, see :mod:`sdmatte.images`.
+        width: Of the upright image at its full size, pixels; that of ``pixels`` unless it was decoded smaller.
+        height: Likewise.
     """
 
     pixels: NDArray[np.uint8]
     notes: tuple[str, ...]
+    width: int
+    height: int
 
 
 def probe_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -122,7 +129,8 @@ def probe_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
         max_pixels: Limit on width x height.
 
     Returns:
-        Size, format and notes. For bytes that decode, the notes and the size are those of :func:`decode_image`.
+        Size, format and notes. For bytes that decode, the notes and the size are those of :func:`decode_image`, but
+        for ``scaled_decode``.
 
     Raises:
         ImageError: Any code but ``image_missing``; damage behind the header is not noticed.
@@ -131,7 +139,10 @@ def probe_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 
 def decode_image(
-    source: bytes | str | Path | Image.Image | NDArray[np.uint8], *, max_pixels: int = MAX_PIXELS
+    source: bytes | str | Path | Image.Image | NDArray[np.uint8],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    enough: int | None = None,
 ) -> DecodedImage:
     """Decode an image completely, to upright RGB.
 
@@ -144,9 +155,11 @@ def decode_image(
         source: The bytes of a file, a path, a Pillow image (its current frame; its EXIF orientation is applied), or
             an ``(H, W, 3)`` uint8 RGB array, which is returned as it is, not copied, if it is contiguous.
         max_pixels: Limit on width x height, checked against the header before anything is decoded.
+        enough: Shorter side that serves, pixels. JPEG files of which a half, a quarter or an eighth is as large are
+            decoded at that size, rounded up (:mod:`sdmatte.scaled`); everything else, and by default, at full size.
 
     Returns:
-        Pixels and notes.
+        Pixels, notes, and the full size.
 
     Raises:
         ImageError: With a code of :mod:`sdmatte.images`. No other exception leaves for any bytes.
@@ -158,11 +171,11 @@ def decode_image(
         return _from_pillow(source, max_pixels)
     if isinstance(source, str | Path):
         try:
-            return _from_bytes(_read(source), max_pixels)
+            return _from_bytes(_read(source), max_pixels, enough)
         except ImageError as error:
             raise ImageError(error.code, f"{source}: {error}") from error
     if isinstance(source, bytes):
-        return _from_bytes(source, max_pixels)
+        return _from_bytes(source, max_pixels, enough)
     raise ImageError(
         "image_unsupported",
         f"expected bytes, a path, a Pillow image or a uint8 array, got {type(source).__name__}",
@@ -189,7 +202,7 @@ def _from_array(pixels: NDArray[Any], max_pixels: int) -> DecodedImage:
     if pixels.size == 0:
         raise ImageError("image_empty", f"the array has no pixels: its shape is {pixels.shape}")
     _check_size(pixels.shape[1], pixels.shape[0], max_pixels)
-    return DecodedImage(np.ascontiguousarray(pixels), ())
+    return DecodedImage(np.ascontiguousarray(pixels), (), pixels.shape[1], pixels.shape[0])
 
 
 def _from_pillow(img: Image.Image, max_pixels: int) -> DecodedImage:
@@ -204,22 +217,25 @@ def _from_pillow(img: Image.Image, max_pixels: int) -> DecodedImage:
         notes = _notes(img, first_frame=False, turned=orientation != 1, deep=img.mode.startswith("I"))
         if img.mode.startswith("I"):
             img = reduce_integers(img)
-        return DecodedImage(to_rgb(img, orientation), notes)
+        pixels = to_rgb(img, orientation)
+        return DecodedImage(pixels, notes, pixels.shape[1], pixels.shape[0])
 
 
-def _from_bytes(data: bytes, max_pixels: int) -> DecodedImage:
+def _from_bytes(data: bytes, max_pixels: int, enough: int | None) -> DecodedImage:
     info, img, orientation = _open(data, max_pixels)
     with _only_image_errors(img.fp):
         _check_damage(data, info.format)
+        divisor = 1 if enough is None else shrink(img, data, enough)
         pixels: Image.Image = img
         if is_uncommon_ppm(img):
             pixels = read_ppm(img, data)
         elif "reduced_16bit" in info.notes:
             pixels = read_deep(img, data)
         upright = to_rgb(pixels, orientation)
-    if upright.shape[:2] != (info.height, info.width):
+    if upright.shape[:2] != (-(-info.height // divisor), -(-info.width // divisor)):
         raise ImageError("image_corrupt", f"this {info.format} file's pixels don't have the size its header says")
-    return DecodedImage(upright, info.notes)
+    notes = info.notes if divisor == 1 else (*info.notes, "scaled_decode")
+    return DecodedImage(upright, notes, info.width, info.height)
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------

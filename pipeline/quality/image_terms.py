@@ -45,16 +45,17 @@ class ImageTerms:
     local: LocalColours
 
 
-def prepare(pixels: NDArray[np.uint8]) -> ImageTerms:
+def prepare(pixels: NDArray[np.uint8], size: tuple[int, int] | None = None) -> ImageTerms:
     """Compute what the features of all objects of an image share; takes about as long as the features of one.
 
     Args:
         pixels: ``(H, W, 3)`` uint8 RGB, upright.
+        size: Width and height of the image and of its alphas, where ``pixels`` were decoded smaller.
     """
-    small = reduced(sampled(pixels))
-    return ImageTerms(
-        (pixels.shape[0], pixels.shape[1]), colour_bins(small), ImageEdges.of(small), LocalColours.of(small)
-    )
+    height, width = pixels.shape[:2] if size is None else size[::-1]
+    shape = _fitted(*_fitted(height, width, SAMPLED_SIDE), WORKING_SIDE)  # that of the alphas, to the pixel
+    small = _resized(sampled(pixels), shape, cv2.INTER_AREA)
+    return ImageTerms((height, width), colour_bins(small), ImageEdges.of(small), LocalColours.of(small))
 
 
 def sampled(array: NDArray[Any]) -> NDArray[Any]:

@@ -22,7 +22,7 @@ from pipeline.config import LabelConfig
 from pipeline.errors import ErrorCode
 from pipeline.provenance import ModelIdentity
 from pipeline.quality.features import features
-from pipeline.quality.image_terms import prepare
+from pipeline.quality.image_terms import WORKING_SIDE, prepare, sampled
 from pipeline.quality.phash import phash
 from pipeline.quality.scoring import Scorer
 from pipeline.stages.hazards import Board, ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
@@ -34,6 +34,7 @@ from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, quantise
 from sdmatte.images import decode_image
 from sdmatte.prompts import Box
+from sdmatte.scaled import enough_for
 
 if TYPE_CHECKING:
     from sdmatte.model import EncodedImage, SDMatte
@@ -88,6 +89,7 @@ class MatteImages:
         self._model = model or load_model(config)
         self._config = config
         self._second = second_pass(config, self._model)
+        self._enough = enough(config, self._model, self._second)
         loaded = identity(self._model, self._second)
         self._origin = origin(config, run_id, loaded)
         self._score = Scorer(config, loaded)
@@ -179,7 +181,7 @@ class MatteImages:
             return
         try:
             with self._watch.step(f"decoding {work.name}"):
-                decoded = decode_image(data, max_pixels=self._config.input.max_pixels)
+                decoded = decode_image(data, max_pixels=self._config.input.max_pixels, enough=self._enough)
         except ImageError as error:
             work.error = (ErrorCode(error.code), str(error))
             return
@@ -188,13 +190,15 @@ class MatteImages:
         except Exception as error:  # noqa: BLE001  # a decoder's own bug, or no memory: still costs this image only
             work.error = (ErrorCode.IMAGE_CORRUPT, f"decoding failed with {type(error).__name__}: {error}")
             return
-        work.pixels, work.notes = decoded.pixels, decoded.notes
-        work.phash, work.terms = phash(decoded.pixels), prepare(decoded.pixels)
+        work.pixels, work.notes, work.size = decoded.pixels, decoded.notes, (decoded.width, decoded.height)
+        seen = sampled(decoded.pixels)
+        work.phash, work.terms = phash(seen), prepare(seen, work.size)
 
     def _encode_batch(self, works: Sequence[Work]) -> list[EncodedImage]:
         pixels = [work.pixels for work in works if work.pixels is not None]
         doing = f"encoding {len(works)} image(s), among them {works[0].name},"
-        return self._on_device(doing, lambda: self._model.encode(pixels))
+        sizes = [work.size for work in works if work.size is not None]
+        return self._on_device(doing, lambda: self._model.encode(pixels, sizes))
 
     def _on_device(self, doing: str, compute: Callable[[], Result]) -> Result:
         """Let the model compute, once it is this call's turn; only that is timed and watched, not the wait."""
@@ -331,6 +335,13 @@ def load_identity(config: LabelConfig) -> ModelIdentity:
 def second_pass(config: LabelConfig, model: SDMatte) -> SecondPass | None:
     """Return the configured second pass, if there is one."""
     return None if config.quality.second == "none" else SecondPass(config, model)
+
+
+def enough(config: LabelConfig, model: SDMatte, second: SecondPass | None = None) -> int | None:
+    """Return the shorter side that images are decoded at, at least (unit: pixel); None for their full size."""
+    if config.input.decode == "full":
+        return None
+    return max(enough_for(model.input_size, second.input_size if second else 0), WORKING_SIDE)
 
 
 def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -44,7 +44,8 @@ class Work:
         row: The engine row (:data:`pipeline.schema.IMAGE_ROWS`).
         digest: SHA-256 of the encoded bytes, hexadecimal.
         notes: What decoding did.
-        pixels: ``(H, W, 3)``, upright.
+        pixels: ``(H, W, 3)``, upright; large JPEGs may be smaller than they are (`input.decode`).
+        size: Width and height of the upright image at its full size (unit: pixel).
         error: Code and message, for all prompts that have none of their own.
         encoded: What the model keeps of the image.
         encoded_again: Likewise of the second pass (`quality.second`), once it was needed.
@@ -56,6 +57,7 @@ class Work:
     digest: str | None = None
     notes: tuple[str, ...] = ()
     pixels: NDArray[np.uint8] | None = None
+    size: tuple[int, int] | None = None
     error: tuple[str, str] | None = None
     encoded: EncodedImage | None = None
     encoded_again: EncodedImage | None = None

@@ -70,8 +70,8 @@ class SecondPass:
 
     def _prompt(self, each: Object) -> Prompt | None:
         assert each.prompt is not None
-        assert each.work.pixels is not None
-        height, width = each.work.pixels.shape[:2]
+        assert each.work.encoded is not None
+        width, height = each.work.encoded.width, each.work.encoded.height  # pixels may have been decoded smaller
         prompt = each.prompt
         if self._kind == "flip":
             prompt = mirrored(prompt, width)
@@ -90,9 +90,10 @@ class SecondPass:
             return
         works = list({id(each.work): each.work for each in objects if each.work.encoded_again is None}.values())
         pixels = [work.pixels for work in works if work.pixels is not None]
+        sizes = [(work.encoded.width, work.encoded.height) for work in works if work.encoded is not None]
         if self._kind == "flip":
             pixels = [np.ascontiguousarray(image[:, ::-1]) for image in pixels]
-        for work, encoded in zip(works, self._model.encode(pixels) if pixels else [], strict=True):
+        for work, encoded in zip(works, self._model.encode(pixels, sizes) if pixels else [], strict=True):
             work.encoded_again = encoded
 
 

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from pydantic import ValidationError
 
 from pipeline import storage_faults
-from pipeline.config import load_config
+from pipeline.config import LabelConfig, load_config
 from pipeline.config_reference import reference
 from pipeline.errors import ConfigurationError
 
@@ -129,3 +130,16 @@ def test_what_changes_mattes_changes_the_hash_and_nothing_else_does() -> None:
 def test_the_reference_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert page.read_text() == reference(), "run: python -m pipeline.config_reference > docs/configuration.md"
+
+
+def test_how_images_are_decoded_changes_mattes_and_runs_that_do_not_tell_decoded_at_full_size() -> None:
+    scaled, full = load_config(None, MINIMAL), load_config(None, [*MINIMAL, "input.decode=full"])
+    assert scaled.matte_hash() != full.matte_hash()
+    for config in (scaled, full):
+        assert LabelConfig.recorded(config.model_dump(mode="json")) == config
+    before = full.model_dump(mode="json")
+    del before["input"]["decode"]
+    assert LabelConfig.recorded(before) == full
+    assert "decode" not in before["input"]  # what is read stays as it is
+    with pytest.raises(ValidationError):
+        LabelConfig.recorded([])

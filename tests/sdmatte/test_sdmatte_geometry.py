@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from sdmatte.errors import SDMatteError
 from sdmatte.geometry import from_grid, model_grid, nearest, quantise, to_grid
 from support.models import photo
 
@@ -82,6 +84,41 @@ def test_images_are_scaled_as_floats() -> None:
     image = photo(100, 150)
     expected = cv2.resize(image.astype(np.float32) / 255, (128, 64), interpolation=cv2.INTER_LINEAR) * 2 - 1
     np.testing.assert_array_equal(to_grid(image, (64, 128)), expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("by", [1, 2, 4, 8])
+def test_scaled_decodes_lie_where_the_original_does(by: int) -> None:
+    """A ramp of half the size has the ramp's values at the same places, although its last pixels are cut."""
+    height, width = 8 * 64 + 3, 8 * 128 + 7
+    y, x = (np.arange(-(-side // by)) * by + (by - 1) / 2 for side in (height, width))  # centres of the pixels left
+    ramp = np.stack(np.broadcast_arrays(y[:, None] / 4, x / 8, 100.0), axis=-1)
+    result = to_grid(np.rint(ramp).astype(np.uint8), (64, 128), (width, height)).transpose(1, 2, 0)
+    places = (np.arange(64) + 0.5) * height / 64 - 0.5, (np.arange(128) + 0.5) * width / 128 - 0.5
+    found = (result + 1) * 127.5
+    assert np.abs(found[1:-1, :, 0] - places[0][1:-1, None] / 4).max() < 0.51
+    assert np.abs(found[:, 1:-1, 1] - places[1][1:-1] / 8).max() < 0.51
+
+
+def test_what_is_no_scaled_decode_of_its_original_is_refused() -> None:
+    with pytest.raises(SDMatteError, match="50 x 40 pixels are no scaled decode of an image of 101 x 80"):
+        to_grid(np.zeros((40, 50, 3), np.uint8), (64, 64), (101, 80))
+
+
+def test_of_large_images_no_float_copy_is_made() -> None:
+    image, alpha = np.zeros((2000, 2000, 3), np.uint8), np.zeros((2000, 2000), np.float32)
+    tracemalloc.start()
+    try:
+        to_grid(image, (64, 64))
+        quantise(alpha, "uint16")
+        assert tracemalloc.get_traced_memory()[1] < 10e6  # 8 MB are the result
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_alpha_on_its_grid_is_not_changed_by_leaving_it() -> None:
+    alpha = np.full((4, 4), 1.5, np.float32)
+    assert from_grid(alpha, 4, 4).max() == 1
+    assert alpha.min() == 1.5
 
 
 def test_black_and_white_reach_the_ends_of_the_range() -> None:
