@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 LEVELS = 8
 """Bins per channel of the colour histograms."""
 
+_SHIFT = np.uint8(5)  # 256 >> 5 are the levels
+
 REACH = 1 / 12
 """How far from the visible object the surroundings go, as a share of the picture's longer side."""
 
@@ -25,8 +27,10 @@ def colour_bins(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
     Returns:
         ``(h, w)`` int16.
     """
-    levels = (pixels // (256 // LEVELS)).astype(np.int16)
-    return np.asarray((levels[..., 0] * LEVELS + levels[..., 1]) * LEVELS + levels[..., 2])
+    red, green, blue = (plane >> _SHIFT for plane in cv2.split(pixels))
+    bins = red.astype(np.int16) * np.int16(LEVELS**2)
+    bins += green * np.uint8(LEVELS) + blue  # below 64: no overflow
+    return bins
 
 
 def colour_overlap(alpha: NDArray[np.float32], bins: NDArray[np.int16], opaque: float, visible: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ class ImageEdges:
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> ImageEdges:
         """Find the edges of a picture, ``(h, w, 3)`` uint8 RGB."""
-        x, y = _gradient(pixels.astype(np.float32) / np.float32(255))
+        x, y = _gradient(pixels, 255)
         xx, xy, yy = _tensor(x, x), _tensor(x, y), _tensor(y, y)
         trace = xx + yy
         length = np.sqrt(trace)
@@ -73,10 +74,10 @@ def _tensor(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
     return np.asarray(cv2.sepFilter2D(product, -1, third, third, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def _gradient(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the derivatives to the right and downwards, per pixel (Scharr's kernels)."""
+def _gradient(values: NDArray[Any], highest: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the derivatives to the right and downwards, per pixel (Scharr's kernels), of values in [0, highest]."""
     x, y = (
-        cv2.Scharr(values, cv2.CV_32F, *order, scale=1 / 32, borderType=cv2.BORDER_REPLICATE)
+        cv2.Scharr(values, cv2.CV_32F, *order, scale=1 / (32 * highest), borderType=cv2.BORDER_REPLICATE)
         for order in ((1, 0), (0, 1))
     )
     return np.asarray(x, np.float32), np.asarray(y, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,25 +26,18 @@ class LocalColours:
 
     Attributes:
         pixels: ``(h, w, 3)`` uint8 RGB: the picture.
-        windows: ``(h - 2, w - 2, 9)`` float64: the mean colour (r, g, b), and the elements rr, rg, rb, gg, gb, bb of
-            the inverse of the regularised covariance.
+        sums: ``(h - 2, w - 2, 9)`` float32: of r, g and b, and of their products rr, rg, rb, gg, gb and bb, over each
+            window. They are whole numbers below 2 ** 24, and therefore exact.
     """
 
     pixels: NDArray[np.uint8]
-    windows: NDArray[np.float64]
+    sums: NDArray[np.float32]
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> LocalColours:
         """Compute the statistics of a picture, ``(h, w, 3)`` uint8 RGB; without windows, if a side is below 3."""
-        planes = [plane.astype(np.float64) / 255 for plane in cv2.split(pixels)]
-        mean = [_means(plane) for plane in planes]
-        rr, rg, rb, gg, gb, bb = (_means(planes[i] * planes[j]) - mean[i] * mean[j] for i, j in _PAIRS)
-        rr, gg, bb = (variance + EPSILON / _AREA for variance in (rr, gg, bb))
-        cofactors = [gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg]
-        scale = 1 / (rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2])
-        cofactors += [rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg]
-        inverse = [cofactor * scale for cofactor in cofactors]
-        return cls(pixels, np.stack([*mean, *inverse], axis=-1))
+        planes = cv2.split(pixels.astype(np.float32))
+        return cls(pixels, _sums(cv2.merge([*planes, *(cv2.multiply(planes[i], planes[j]) for i, j in _PAIRS)])))
 
 
 def matting_energy(alpha: NDArray[np.float32], local: LocalColours, centres: NDArray[np.bool_]) -> float:
@@ -61,17 +55,29 @@ def matting_energy(alpha: NDArray[np.float32], local: LocalColours, centres: NDA
     Returns:
         At least 0.
     """
-    inner = centres[1:-1, 1:-1]
-    if not inner.any():
+    at = np.flatnonzero(centres[1:-1, 1:-1])
+    if not at.size:
         return 0.0
-    values = alpha.astype(np.float64)
-    mean = _means(values)[inner]
-    variance = _means(values * values)[inner] - mean * mean
-    r, g, b, rr, rg, rb, gg, gb, bb = local.windows[inner].T
-    together = _means(values[..., None] / 255 * local.pixels)[inner].T
-    x, y, z = (covariance - mean * colour for covariance, colour in zip(together, (r, g, b), strict=True))
-    explained = x * (rr * x + 2 * (rg * y + rb * z)) + y * (gg * y + 2 * gb * z) + bb * z * z
-    return max(_AREA * float((variance - explained).sum()), 0.0)
+    r, g, b, *products = local.sums.reshape(-1, 9).take(at, axis=0).T.astype(np.float64)
+    colours = r, g, b
+    scale = 1 / (_AREA * 255.0) ** 2  # sums of whole numbers to means of colours in [0, 1]
+    rr, rg, rb, gg, gb, bb = (
+        (_AREA * product - colours[i] * colours[j]) * scale for product, (i, j) in zip(products, _PAIRS, strict=True)
+    )
+    for variance in (rr, gg, bb):
+        variance += EPSILON / _AREA
+    first, second, third = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
+    determinant = rr * first + rg * second + rb * third
+
+    total, squares, *together = _moments(alpha, local.pixels).reshape(-1, 5).take(at, axis=0).T
+    x, y, z = (
+        (_AREA * product - total * colour) * (1 / (_AREA * _AREA * 255.0))
+        for product, colour in zip(together, colours, strict=True)
+    )
+    across = (rr * bb - rb * rb) * y + 2 * (rg * rb - rr * gb) * z
+    adjugate = x * (first * x + 2 * (second * y + third * z)) + y * across + (rr * gg - rg * rg) * z * z
+    variances = (squares - total * total / _AREA) / _AREA
+    return max(_AREA * float((variances - adjugate / determinant).sum()), 0.0)
 
 
 def laplacian_energy(alpha: NDArray[np.float32], local: LocalColours, band: NDArray[np.bool_]) -> float | None:
@@ -89,6 +95,13 @@ def laplacian_energy(alpha: NDArray[np.float32], local: LocalColours, band: NDAr
     return float(np.log10(matting_energy(alpha, local, band) / pixels + LEAST)) if pixels else None
 
 
-def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means over the 3 x 3 windows inside."""
-    return np.asarray(cv2.boxFilter(values, cv2.CV_64F, (3, 3))[1:-1, 1:-1])
+def _moments(alpha: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the sums of alpha, of its square, and of its products with r, g and b over each window."""
+    values = alpha.astype(np.float64)
+    coloured = (cv2.multiply(values, plane, dtype=cv2.CV_64F) for plane in cv2.split(pixels))
+    return _sums(cv2.merge([values, cv2.multiply(values, values), *coloured]))
+
+
+def _sums(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the sums over the 3 x 3 windows inside, ``(h - 2, w - 2, C)``, of ``(h, w, C)`` of floats."""
+    return np.ascontiguousarray(cv2.boxFilter(values, -1, (3, 3), normalize=False)[1:-1, 1:-1])
