@@ -256,6 +256,7 @@ class _Plan:
     def _stream(self, rows: pa.Table, actors: int, phase: int) -> None:
         import ray
 
+        from pipeline.readahead import bound_reading
         from pipeline.sink import CommitSink
         from pipeline.stages.matte import MatteImages
 
@@ -263,6 +264,7 @@ class _Plan:
         size = -(-len(rows) // MAX_READ_TASKS)
         blocks = [rows.slice(at, size) for at in range(0, len(rows), size)]
         ray.data.DataContext.get_current().target_max_block_size = BLOCK_BYTES
+        bound_reading(actors)
         with warnings.catch_warnings():
             # There is no other way to say how often a task is repeated; pyproject.toml pins a Ray that still has it.
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext  # Ray exports it nowhere else
 
 
+_COMBINED = 2**30  # bytes: Arrow's offsets of 32 bits end at twice that
+
+
 class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
     """Writes record and ledger rows into a run directory, exactly once.
 
@@ -57,6 +60,8 @@ class CommitSink(Datasink[None]):  # type: ignore[misc]  # Ray has no types
         tables = [table for table in tables if table.num_rows]
         if tables:
             table = pa.concat_tables(tables, promote_options="default")
+            if table.nbytes < _COMBINED:
+                table = table.combine_chunks()  # Parquet's writer takes five times as long over a chunk per parcel
             commit = write_part(self._claim, f"{self._phase}-{ctx.task_idx:06d}", table, retries=self._retries)
             if self._spent and commit:
                 self._spent({WRITE: time.perf_counter() - begin, BYTES_WRITTEN: commit.size})
