@@ -185,7 +185,8 @@ class TimeAccount:
 
     def _rows(self, now: float, actors: int) -> list[dict[str, Any]]:
         """Return what is known of each process. Those beyond ``actors`` stood in for others, which had died."""
-        processes = sorted({*self._arrived, *self._heard}, key=lambda each: self._arrived.get(each, self._start))
+        known = dict.fromkeys((*self._arrived, *self._heard))
+        processes = sorted(known, key=lambda each: self._arrived.get(each, self._start))
         last = {process: at for process, (at, _) in self._heard.items()}
         alive = set(sorted(processes, key=lambda each: last.get(each, now))[-actors:])
         rows = []

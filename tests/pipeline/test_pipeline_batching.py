@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.batching import REGROW_AFTER, AdaptiveBatches, Failure
 
@@ -81,3 +83,60 @@ def test_a_lost_device_is_raised_at_once() -> None:
     with pytest.raises(LostError):
         batches(lost).run(range(4))
     assert len(calls) == 1
+
+
+def on_grids(function, limit: int) -> AdaptiveBatches:  # type: ignore[no-untyped-def,type-arg]
+    """Batches of items that are their own grids."""
+    return AdaptiveBatches(function, limit, lambda error: isinstance(error, FullError), grid=lambda item: item)
+
+
+@given(
+    st.lists(st.sampled_from([(2, 3), (3, 2), (4, 4), (1, 1)]), max_size=30),
+    st.integers(1, 60),
+)
+def test_batches_are_of_one_grid_each_and_fit_the_budget(items: list[tuple[int, int]], limit: int) -> None:
+    batches_made: list[Sequence[tuple[int, int]]] = []
+
+    def area(batch: Sequence[tuple[int, int]]) -> list[int]:
+        batches_made.append(batch)
+        return [height * width for height, width in batch]
+
+    assert on_grids(area, limit).run(items) == [height * width for height, width in items]
+    for batch in batches_made:
+        assert len(set(batch)) == 1
+        (height, width) = batch[0]
+        assert len(batch) == 1 or len(batch) * height * width <= limit
+    for grid in set(items):  # none is smaller than it has to be
+        room = max(1, limit // (grid[0] * grid[1]))
+        assert sum(batch[0] == grid for batch in batches_made) == -(-items.count(grid) // room)
+
+
+def test_what_did_not_fit_on_one_grid_makes_batches_of_others_smaller() -> None:
+    sizes = []
+
+    def hungry(items: Sequence[tuple[int, int]]) -> list[int]:
+        pixels = sum(height * width for height, width in items)
+        sizes.append((items[0], len(items)))
+        if pixels > 32:
+            raise FullError
+        return [0] * len(items)
+
+    work = on_grids(hungry, limit=64)
+    work.run([(4, 4)] * 4 + [(2, 4)] * 8)
+    assert sizes == [((4, 4), 4), ((4, 4), 2), ((4, 4), 2), ((2, 4), 4), ((2, 4), 4)]
+    assert work.figures == {"limit": 64, "smallest": 32, "last": 32}
+
+
+def test_the_smallest_budget_is_remembered_when_it_has_grown_again() -> None:
+    room = [2]
+
+    def hungry(items: Sequence[int]) -> list[int]:
+        if len(items) > room[0]:
+            raise FullError
+        return list(items)
+
+    work = batches(hungry, limit=8)
+    work.run(range(8))
+    room[0] = 8
+    work.run(range(200))
+    assert work.figures == {"limit": 8, "smallest": 2, "last": 8}

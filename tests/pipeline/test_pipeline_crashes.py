@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from pipeline.crashes import LOSSES_ALONE, CrashAccount, Verdict
+from pipeline.crashes import LOSSES_ALONE, CrashAccount, Verdict, hand_of
 
 A, B, C = 1, 2, 3
 EIGHT = list(range(1, 9))
@@ -175,3 +175,61 @@ def test_the_account_may_be_lost_and_goes_on_with_what_it_hears() -> None:
     account.begin("p2", [A])
     account.begin("p3", [A])
     assert account.begin("p4", [A]).condemned.keys() == {A}
+
+
+def test_a_process_dies_with_all_its_hands() -> None:
+    account = CrashAccount()
+    account.arrive("p")
+    account.begin(hand_of("p", 0), [A])
+    account.begin(hand_of("p", 1), [B, C])
+    assert account.begin("q", [C]) == Verdict()  # alone, so it may be done at once
+    assert account.deaths == 1
+    assert set(account.dead) == {hand_of("p", 0), hand_of("p", 1)}
+    assert account.begin("q", [A, B]).suspects == {A, B}
+
+
+def test_an_image_in_one_of_two_full_hands_was_not_alone() -> None:
+    account = CrashAccount()
+    for number in range(10):
+        account.begin(hand_of(f"p{number}", 0), [A])
+        account.begin(hand_of(f"p{number}", 1), [B])
+    assert account.begin("q", [A]).condemned == {}
+
+
+def test_an_image_alone_in_one_of_two_hands_is_condemned() -> None:
+    account = CrashAccount()
+    for number in range(3):
+        account.begin(hand_of(f"p{number}", 1), [B])
+        account.end(hand_of(f"p{number}", 1))
+        account.begin(hand_of(f"p{number}", 0), [A])
+    assert str(account.begin("q", [A]).condemned[A][0]) == "model_crashed"
+
+
+def test_laying_down_one_hand_leaves_the_other_full() -> None:
+    account = CrashAccount()
+    account.begin(hand_of("p", 0), [A])
+    account.begin(hand_of("p", 1), [B])
+    account.end(hand_of("p", 0))
+    account.begin("q", [A])
+    assert account.deaths == 0
+    account.begin("q", [B])
+    assert account.deaths == 1
+
+
+def test_a_process_that_takes_an_image_into_another_hand_is_not_taken_for_dead() -> None:
+    account = CrashAccount()
+    account.begin(hand_of("p", 0), [A, B])
+    assert account.begin(hand_of("p", 1), [A]) == Verdict()
+    assert account.deaths == 0
+    account.end(hand_of("p", 0))
+    account.end(hand_of("p", 1))
+    account.begin("q", [A, B])
+    assert account.deaths == 0
+
+
+def test_a_stuck_process_is_known_whatever_its_hands() -> None:
+    account = CrashAccount()
+    for number in range(3):
+        account.begin(hand_of(f"p{number}", 1), [A])
+        account.stuck(f"p{number}", "matting took longer than 5 s")
+    assert str(account.begin("q", [A]).condemned[A][0]) == "model_timeout"

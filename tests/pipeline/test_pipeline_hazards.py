@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from pipeline.crashes import DEATHS_ALONE, CrashAccount, Verdict
 from pipeline.ids import image_id
 from pipeline.stages.hazards import ProcessWatch, in_ray_actor, is_device_lost, is_out_of_memory
 from pipeline.stages.records import Work
+from pipeline.timing import ActorTimes
 
 
 class Board:
@@ -25,6 +27,8 @@ class Board:
         return Verdict()
 
     def end(self, process: str) -> None: ...
+
+    def acted(self, process: str, times: ActorTimes) -> None: ...
 
     def stuck(self, process: str, doing: str) -> None:
         self.stuck_at.append((process, doing))
@@ -161,3 +165,88 @@ def test_the_row_that_kills_is_condemned_and_the_one_of_the_same_key_is_not() ->
         next(ProcessWatch(AccountBoard(account), 10).portions([deadly]))  # dies with it in hand
     assert list(ProcessWatch(AccountBoard(account), 10).portions([good, deadly])) == [[good, deadly]]
     assert (good.error, deadly.error and str(deadly.error[0])) == (None, "model_crashed")
+
+
+class Crowd(Board):
+    """Keeps which images are in hand at the same time, and how many hands were full when each was begun on."""
+
+    def __init__(self, *suspects: int) -> None:
+        super().__init__()
+        self._suspects = frozenset(suspects)
+        self.held: dict[str, list[int]] = {}
+        self.most = 0
+        self.beside: dict[int, list[int]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, hand: str, images: Sequence[int]) -> Verdict:
+        with self._lock:
+            self.held.pop(hand, None)
+            if len(images) > 1 and (suspects := self._suspects & set(images)):
+                return Verdict(suspects=frozenset(suspects))
+            for image in images:
+                self.beside[image] = [other for each in self.held.values() for other in each]
+            self.held[hand] = list(images)
+            self.most = max(self.most, len(self.held))
+            return Verdict()
+
+    def end(self, hand: str) -> None:
+        with self._lock:
+            self.held.pop(hand)
+
+
+def in_threads(watch: ProcessWatch, blocks: Sequence[Sequence[Work]], *, alone: bool = False) -> None:
+    def work_through(block: Sequence[Work]) -> None:
+        for _ in watch.portions(block, alone=alone):
+            time.sleep(0.01)
+
+    threads = [threading.Thread(target=work_through, args=[block]) for block in blocks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_threads_have_their_images_in_hand_at_the_same_time() -> None:
+    crowd = Crowd()
+    in_threads(ProcessWatch(crowd, 10), [[work("m", key, 0)] for key in "abcd"])
+    assert crowd.most > 1
+    assert crowd.held == {}
+
+
+def test_a_suspect_is_alone_in_hand_whatever_other_threads_do() -> None:
+    blocks = [[work("m", f"{key}{number}", 0) for number in range(4)] for key in "abcdef"]
+    suspects = [blocks[0][1].identity, blocks[0][3].identity, blocks[2][0].identity, blocks[5][2].identity]
+    crowd = Crowd(*suspects)
+    in_threads(ProcessWatch(crowd, 10), blocks)
+    assert {image: crowd.beside[image] for image in suspects} == {image: [] for image in suspects}
+    assert not any(set(beside) & set(suspects) for beside in crowd.beside.values())
+    assert set(crowd.beside) == {each.identity for block in blocks for each in block}
+    assert crowd.held == {}
+
+
+def test_who_asks_to_be_alone_is() -> None:
+    crowd = Crowd()
+    watch = ProcessWatch(crowd, 10)
+    in_threads(watch, [[work("m", key, 0)] for key in "abcd"], alone=True)
+    assert crowd.most == 1
+    in_threads(ProcessWatch(None, 10), [[work("m", key, 0)] for key in "ab"], alone=True)
+
+
+def test_a_portion_that_fails_does_not_keep_others_out() -> None:
+    watch = ProcessWatch(Crowd(), 10)
+    with pytest.raises(RuntimeError), closing(watch.portions([work("m", "a", 0)], alone=True)) as portions:
+        for _ in portions:
+            raise RuntimeError
+    in_threads(watch, [[work("m", "b", 0)]])
+
+
+def test_each_thread_has_a_hand_of_its_own_and_keeps_it() -> None:
+    watch = ProcessWatch(None, 10)
+    assert watch.hand == watch.hand
+    others: list[str] = []
+    thread = threading.Thread(target=lambda: others.append(watch.hand))
+    thread.start()
+    thread.join()
+    assert others[0] != watch.hand
+    assert {each.partition(".")[0] for each in (watch.hand, *others)} == {watch.process}

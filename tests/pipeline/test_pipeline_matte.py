@@ -1,5 +1,8 @@
 import io
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from pipeline.stages.parcels import pack, unpack
 from pipeline.stages.records import OUTPUT, model_prompt
 from pipeline.timing import ActorTimes
 from sdmatte import SDMatte
+from sdmatte.model import EncodedImage
 from support.run_rows import label_config
 
 WIDTH, HEIGHT = 96, 64
@@ -392,3 +396,119 @@ def test_errors_have_no_score(model: SDMatte) -> None:
     (record,) = label(MatteImages(label_config("out"), "run", model), row("a", [box(1)], b"no image"))
     assert record["status"] == "error"
     assert record["predicted_mad"] is record["quality"] is record["calibration"] is None
+
+
+class Remote:
+    """The model on a device that computes while this machine has its hands free, for so many seconds per batch."""
+
+    def __init__(self, model: SDMatte, seconds: float) -> None:
+        self._model, self._seconds = model, seconds
+        self.busy = self.most = 0
+        self.threads: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode(self, pixels: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[Any]:
+        return [EncodedImage(torch.empty(0), *size, (64, 64)) for size in sizes]
+
+    def matte(self, objects: Sequence[Any]) -> list[np.ndarray]:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self._seconds)
+        self.busy -= 1
+        return [np.zeros((image.height, image.width), np.float32) for image, _ in objects]
+
+
+def test_while_the_model_computes_for_one_call_another_decodes_and_writes(
+    model: SDMatte, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote(model, 0.1)
+    stage = MatteImages(label_config("out"), "run", remote)  # type: ignore[arg-type]
+    decode = matte.decode_image
+
+    def slow(data: bytes, **options: Any) -> Any:
+        time.sleep(0.08)
+        return decode(data, **options)
+
+    monkeypatch.setattr(matte, "decode_image", slow)
+    blocks = [pack(pa.Table.from_pylist([row(f"{n}", [box(n)])], schema=IMAGE_ROWS)) for n in range(6)]
+
+    def work(mine: Sequence[pa.Table]) -> list[int]:
+        done = [unpack(out) for block in mine for out in stage(block)]
+        return [number for table in done for number in table["record_id"].to_pylist()]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(work, [blocks[::2], blocks[1::2]]))
+    assert found == [[0, 2, 4], [1, 3, 5]]
+    assert remote.most == 1  # never two at a time
+    assert len(remote.threads) == 1
+    times = stage._spans.times()
+    assert times.threads["compute"] >= 0.6
+    assert times.threads["decode"] >= 0.48
+    assert times.total < times.threads["compute"] + times.threads["decode"]  # as it would be one after the other
+    assert times.exclusive["decode"] < 0.6 * times.threads["decode"]
+
+
+def test_two_calls_keep_suspects_alone(model: SDMatte) -> None:
+    """The board says of one image of each block that a process died with it."""
+    board = Board(Verdict(suspects=frozenset({identity("1")})), Verdict())
+    stage = MatteImages(label_config("out"), "run", model, board)
+    blocks = [[row(f"{n + k}", [box(n + k)]) for k in range(3)] for n in (0, 3)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda block: [each["record_id"] for each in label(stage, *block)], blocks))
+    assert found == [[0, 1, 2], [3, 4, 5]]
+    assert sorted(map(len, board.begun)) in ([1, 2, 3, 3], [2, 3, 3])  # whichever of the two met the verdict
+
+
+def test_the_board_is_told_where_the_time_went_and_the_budget_of_pixels(model: SDMatte) -> None:
+    board = Board()
+    stage = MatteImages(label_config("out", quality={"second": "jitter"}), "run", model, board)
+    (_,) = stage(pack(pa.Table.from_pylist([row("a", [box(1), box(2)])], schema=IMAGE_ROWS)))
+    for activity in ("compute", "decode", "score", "encode"):
+        assert board.times.threads[activity] > 0, activity
+    assert "wait" not in board.times.exclusive
+    limit = 4 * 64 * 64
+    assert board.times.batches == {
+        kind: {"limit": limit, "smallest": limit, "last": limit} for kind in ("encode", "matte", "second")
+    }
+
+
+def test_objects_per_batch_follow_from_the_pixels_of_their_grids(model: SDMatte) -> None:
+    sizes = {}
+    for budget in (64 * 64, 3 * 64 * 64):
+        rationed = Rationed(model, room=99)
+        config = label_config("out", model={"batch_pixels": budget})
+        label(MatteImages(config, "run", rationed), row("a", [box(number) for number in range(6)]))  # type: ignore[arg-type]
+        sizes[budget] = rationed.calls
+    assert sizes == {64 * 64: [1] * 6, 3 * 64 * 64: [3, 3]}
+
+
+def test_batches_hold_one_shape_where_the_aspect_is_kept() -> None:
+    aspect = SDMatte.untrained(input_size=128, resize="aspect")
+    rationed = Rationed(aspect, room=99)
+    stage = MatteImages(label_config("out", model={"batch_size": 2}), "run", rationed)  # type: ignore[arg-type]
+    wide, tall = photo(128, 32), photo(32, 128)
+    rows = [
+        row(f"{number}", [prompt(number, kind="box", box=[1, 1, 30, 30])], wide if number % 2 else tall)
+        for number in range(4)
+    ]
+    assert {record["status"] for record in label(stage, *rows)} == {"ok"}
+    assert rationed.calls == [2, 2]
+
+
+def test_a_second_pass_of_a_larger_input_gets_smaller_batches(model: SDMatte, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = label_config("out", quality={"second": "resolution", "second_size": 128})
+    stage = MatteImages(config, "run", model)
+    assert stage._second is not None
+    second, sizes = stage._second.matte, []
+
+    def counted(objects: Sequence[Any]) -> Any:
+        sizes.append(len(objects))
+        return second(objects)
+
+    monkeypatch.setattr(stage._second, "matte", counted)
+    records = label(stage, row("a", [box(number) for number in range(4)]))
+    assert all(record["second_difference"] is not None for record in records)
+    assert sizes == [1] * 4
