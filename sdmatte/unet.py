@@ -76,8 +76,8 @@ class PromptUNet(nn.Module):
                 f"unet/config.json: without={sorted(unknown)} is unknown; there are {', '.join(PARTS)}"
             )
         for key, known in _BLOCKS.items():
-            if unknown := set(config[key]).difference(known):
-                raise CheckpointError(f"unet/config.json: {key} has {sorted(unknown)}, expected {' or '.join(known)}")
+            if strange := set(config[key]).difference(known):
+                raise CheckpointError(f"unet/config.json: {key} has {sorted(strange)}, expected {' or '.join(known)}")
         channels = list(config["block_out_channels"])
         levels = len(channels)
         heads = _per_level(config.get("num_attention_heads") or config["attention_head_dim"], levels)

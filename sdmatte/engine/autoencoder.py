@@ -11,6 +11,7 @@ from sdmatte.engine.attention import attend
 from sdmatte.engine.blocks import ResnetBlock, to_picture, to_tokens
 from sdmatte.engine.convolution import Convolution
 from sdmatte.engine.norm import normalise
+from sdmatte.engine.runs import Axis, Counts, first_axis, worthwhile
 from sdmatte.vae import KLVAE
 
 _DOWN_PADDING = (0, 1, 0, 1)
@@ -21,15 +22,12 @@ class Encoder:
     """From pictures to scaled latents.
 
     Only the mean of the posterior is computed: `quant_conv`, a 1 x 1 convolution, and the scaling factor are folded
-    into the encoder's last convolution, and its other half is left out. Prompt images have three equal channels: the
-    first convolution reads one, with the sum of its weights.
+    into the encoder's last convolution, and its other half is left out.
     """
 
     def __init__(self, vae: KLVAE) -> None:
         encoder: Any = vae.encoder
-        first: nn.Conv2d = encoder.conv_in
-        self._first = Convolution.of(first)
-        self._first_of_one = Convolution(first.weight.sum(1, keepdim=True), first.bias, padding=1)
+        self._first = Convolution.of(encoder.conv_in)
         self._levels = [
             ([ResnetBlock(block) for block in level.resnets], _down(level.downsamplers))
             for level in encoder.down_blocks
@@ -39,13 +37,48 @@ class Encoder:
         self._last = _mean_of_posterior(encoder.conv_out, vae.quant_conv, float(vae.config.scaling_factor))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Map ``(B, 3, H, W)``, or ``(B, 1, H, W)``, in [-1, 1] to latents ``(B, C, h, w)``."""
-        hidden = (self._first_of_one if pixels.shape[1] == 1 else self._first)(pixels)
-        for blocks, down in self._levels:
+        """Map ``(B, 3, H, W)`` in [-1, 1] to latents ``(B, C, h, w)``."""
+        return self._rest(self._first(pixels), 0)
+
+    def prompts(self, pixels: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Map prompt images ``(B, 1, H, W)`` in [-1, 1], on the CPU, to latents ``(B, C, h, w)``.
+
+        The levels before the last leave out rows and columns that equal their neighbours (:mod:`sdmatte.engine.runs`).
+        """
+        last = len(self._levels) - 1
+        return self._rest(torch.cat([self._shrunk(sample, last, device, dtype) for sample in pixels]), last)
+
+    def _rest(self, hidden: Tensor, level: int) -> Tensor:
+        for blocks, down in self._levels[level:]:
             for block in blocks:
                 hidden = block(hidden)
             hidden = hidden if down is None else down(hidden)
         return self._last(self._middle(hidden), self._norm)
+
+    def _shrunk(self, pixels: Tensor, last: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return what enters the last level for one prompt image, ``(1, H, W)``."""
+        picture, reach = pixels[0], 1
+        axes = None
+        hidden = picture.new_empty(0)
+        for blocks, down in self._levels[:last]:
+            reach += 2 * len(blocks)
+            if axes is None:
+                axes = worthwhile(first_axis(picture, reach), first_axis(picture.T, reach))
+                kept = picture[axes[0].kept][:, axes[1].kept].expand(1, 3, -1, -1)
+                hidden = self._first(kept.to(device, dtype).contiguous(memory_format=torch.channels_last))
+            else:
+                above = axes
+                axes = worthwhile(above[0].below(reach), above[1].below(reach))
+                hidden = _gathered(hidden, axes, above)
+            counts = None
+            if any(len(axis.kept) < axis.length for axis in axes):
+                counts = Counts(axes[0].counts.to(device), axes[1].counts.to(device))
+            for block in blocks:
+                hidden = block(hidden, counts=counts)
+            assert down is not None
+            hidden, reach = down(hidden), 0
+        assert axes is not None
+        return _gathered(hidden, (axes[0].below(0).whole(), axes[1].below(0).whole()), axes)
 
 
 class Decoder:
@@ -104,6 +137,12 @@ class _Middle:
             queries, keys, values = (project(tokens) for project in self._project)
             x = to_picture(self._out(attend(queries, keys, values, self._heads)), x).add_(x)
         return self._after(x)
+
+
+def _gathered(hidden: Tensor, axes: tuple[Axis, Axis], above: tuple[Axis, Axis]) -> Tensor:
+    """Return the rows and columns that the next level keeps."""
+    rows, columns = (axis.gather(before).to(hidden.device) for axis, before in zip(axes, above, strict=True))
+    return hidden.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns).permute(0, 3, 1, 2)
 
 
 def _down(downsamplers: Any) -> Convolution | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sdmatte.engine.attention import Keys, SelfAttention, attend
 from sdmatte.engine.convolution import Convolution
 from sdmatte.engine.norm import normalise
+from sdmatte.engine.runs import Counts
 
 
 class ResnetBlock:
@@ -25,18 +26,19 @@ class ResnetBlock:
         self._norms: tuple[nn.GroupNorm, nn.GroupNorm] = (block.norm1, block.norm2)
         self._first, self._second = Convolution.of(block.conv1), Convolution.of(block.conv2)
         self._embed: nn.Linear | None = block.time_emb_proj
-        self._shortcut: nn.Conv2d | None = block.conv_shortcut
+        self._shortcut = None if block.conv_shortcut is None else Convolution.of(block.conv_shortcut)
 
-    def __call__(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, embedding: Tensor | None = None, counts: Counts | None = None) -> Tensor:
         """Return a picture of ``x``'s size.
 
         Args:
             x: ``(B, C, H, W)``.
             embedding: ``(B, E)``, activated already.
+            counts: How often rows and columns count for the normalisation; default once.
         """
         extra = None if embedding is None or self._embed is None else self._embed(embedding)
-        hidden = self._first(x, self._norms[0], extra)
-        out = self._second(hidden, self._norms[1])
+        hidden = self._first(x, self._norms[0], extra, counts)
+        out = self._second(hidden, self._norms[1], counts=counts)
         return out.add_(x if self._shortcut is None else self._shortcut(x))
 
 
@@ -84,12 +86,13 @@ class PromptContext:
         assert convolution.bias is not None
         bias = both @ convolution.bias.double()
         like = convolution.weight
-        self._project = Convolution(weight.to(like), bias.to(like), padding=1)
+        weight = weight.to(like).contiguous(memory_format=torch.channels_last)  # so that tokens are a view
+        self._project = Convolution(weight, bias.to(like), padding=1)
         self._both: Tensor | None = None
 
     def look_at(self, latent: Tensor) -> None:
         """Set the latents of the batch's prompt images, ``(B, C, h, w)``."""
-        self._both = self._project(latent).flatten(2).transpose(1, 2)
+        self._both = to_tokens(self._project(latent))
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See :class:`CrossAttention`."""

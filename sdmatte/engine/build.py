@@ -54,10 +54,8 @@ class Engine:
         Returns:
             Scaled latents ``(B, C, h, w)``.
         """
-        pixels = pixels.to(self._device, self._dtype)
-        if self._encoder is not None:
-            return self._encoder(pixels.contiguous(memory_format=self._layout))
-        return self._vae.encode_latent(pixels.expand(-1, 3, -1, -1).contiguous(memory_format=self._layout))
+        pixels = pixels.to(self._device, self._dtype).expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
+        return self._vae.encode_latent(pixels) if self._encoder is None else self._encoder(pixels)
 
     def predict_latent(
         self,
@@ -82,8 +80,13 @@ class Engine:
         inside = F.interpolate((prompt.float().cpu() + 1) / 2, size=image_latent.shape[-2:], mode="nearest")
         if masks_attention is not None:
             inside = torch.where(masks_attention.cpu()[:, None, None, None], inside, 1.0)
-        prompt_latent = self.encode_image(prompt)
+        prompt_latent = self._encode_prompt(prompt)
         return self._unet(image_latent, prompt_latent, inside, coordinates.to(self._device), opaque.to(self._device))
+
+    def _encode_prompt(self, prompt: Tensor) -> Tensor:
+        if self._encoder is None:
+            return self.encode_image(prompt)
+        return self._encoder.prompts(prompt.float().cpu(), self._device, self._dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode the alpha's latent to an alpha ``(B, 1, H, W)`` in [0, 1]."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdmatte.engine.norm import group_affine, is_channels_last, normalise
+from sdmatte.engine.runs import Counts
 from sdmatte.engine.winograd import TILE, Winograd, phase
 
 FEWEST_CHANNELS = 64
@@ -52,6 +53,7 @@ class Convolution:
             and min(outputs, channels) >= FEWEST_CHANNELS
             and outputs * channels <= MOST_WEIGHTS
         )
+        self._is_pointwise = kernel == [1, 1] and stride == 1 and padding == 0
         self._source = weight
         self._small: Winograd | None = None
         self._weight = weight
@@ -68,25 +70,34 @@ class Convolution:
         assert isinstance(padding, int)
         return cls(conv.weight, conv.bias, stride=conv.stride[0], padding=padding, upsample=upsample)
 
-    def __call__(self, x: Tensor, norm: nn.GroupNorm | None = None, extra: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        norm: nn.GroupNorm | None = None,
+        extra: Tensor | None = None,
+        counts: Counts | None = None,
+    ) -> Tensor:
         """Return ``conv(silu(norm(x))) + extra``.
 
         Args:
             x: ``(B, C, H, W)``.
             norm: None for neither normalisation nor activation.
             extra: ``(B, O)``, added to every pixel.
+            counts: How often rows and columns count for the normalisation; default once.
         """
         if self._can_be_small and _tiles(x) >= LEAST_TILES and is_channels_last(x):
             self._small = self._small or Winograd(self._source, upsample=self._upsample)
             bias = self._bias if extra is None else extra if self._bias is None else self._bias + extra
-            return self._small(x, bias, None if norm is None else group_affine(x, norm))
+            return self._small(x, bias, None if norm is None else group_affine(x, norm, counts))
         if norm is not None:
-            x = normalise(x, norm, activate=True)
+            x = normalise(x, norm, activate=True, counts=counts)
         out = self._upsampled(x) if self._upsample else self._direct(x)
         return out if extra is None else out.add_(extra[:, :, None, None])
 
     def _direct(self, x: Tensor) -> Tensor:
         padding = self._padding
+        if self._is_pointwise and is_channels_last(x):  # oneDNN's own kernel took four times as long
+            return F.linear(x.permute(0, 2, 3, 1), self._weight.flatten(1), self._bias).permute(0, 3, 1, 2)
         if isinstance(padding, tuple):
             x, padding = F.pad(x, padding), 0
         return F.conv2d(x, self._weight, self._bias, stride=self._stride, padding=padding)

@@ -29,7 +29,7 @@ def keep_pages() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
 def scratch(*shapes: Sequence[int]) -> list[Tensor]:

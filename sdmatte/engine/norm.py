@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdmatte.engine.runs import Counts
 from sdmatte.engine.winograd import Affine
 
 _STRIP = 1 << 19
@@ -20,7 +21,7 @@ def is_channels_last(x: Tensor) -> bool:
     return x.shape[1] >= WIDE and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def group_affine(x: Tensor, norm: nn.GroupNorm) -> Affine:
+def group_affine(x: Tensor, norm: nn.GroupNorm, counts: Counts | None = None) -> Affine:
     """Return what a group normalisation does to each channel.
 
     torch's own kernel for channels-last memory on CPUs subtracts two large sums (1e-3 of alpha on the reference
@@ -29,9 +30,14 @@ def group_affine(x: Tensor, norm: nn.GroupNorm) -> Affine:
     Args:
         x: ``(B, C, H, W)``, channels last in memory.
         norm: With scale and shift.
+        counts: How often rows and columns count; default once.
     """
     batch, channels = x.shape[:2]
-    moments = [_moments(sample) for sample in x.permute(0, 2, 3, 1).reshape(batch, -1, channels)]
+    pixels = x.permute(0, 2, 3, 1)
+    if counts is None:
+        moments = [_moments(sample) for sample in pixels.reshape(batch, -1, channels)]
+    else:
+        moments = [_weighted_moments(sample, counts) for sample in pixels]
     mean, variance = (torch.stack(each).view(batch, norm.num_groups, -1) for each in zip(*moments, strict=True))
     centre = mean.mean(2, keepdim=True)
     spread = (variance + (mean - centre) ** 2).mean(2, keepdim=True)
@@ -40,19 +46,20 @@ def group_affine(x: Tensor, norm: nn.GroupNorm) -> Affine:
     return Affine(scale.float().view(batch, channels), shift.float().view(batch, channels))
 
 
-def normalise(x: Tensor, norm: nn.GroupNorm, *, activate: bool) -> Tensor:
+def normalise(x: Tensor, norm: nn.GroupNorm, *, activate: bool, counts: Counts | None = None) -> Tensor:
     """Return ``silu(norm(x))``, or ``norm(x)``, in the memory layout of ``x``.
 
     Args:
         x: ``(B, C, H, W)``.
         norm: With scale and shift.
         activate: Whether SiLU follows.
+        counts: How often rows and columns count; default once.
     """
-    if not is_channels_last(x):
+    if counts is None and not is_channels_last(x):
         # On CPUs torch's kernel for channels-last memory loses digits, see group_affine.
         out = norm(x.contiguous() if x.device.type == "cpu" else x)
         return F.silu(out, inplace=True) if activate else out
-    affine = group_affine(x, norm)
+    affine = group_affine(x, norm, counts)
     pixels = x.permute(0, 2, 3, 1)
     scale, shift = affine.scale[:, None, None], affine.shift[:, None, None]
     if x.dtype == torch.float32:
@@ -65,6 +72,19 @@ def normalise(x: Tensor, norm: nn.GroupNorm, *, activate: bool) -> Tensor:
             strip = torch.addcmul(shift[sample], pixels[sample, top : top + rows].float(), scale[sample])
             result[sample, top : top + rows] = F.silu(strip, inplace=True) if activate else strip
     return result.permute(0, 3, 1, 2)
+
+
+def _weighted_moments(pixels: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance of each channel of ``(H, W, C)``, float64, with rows and columns counted."""
+    rows, columns = (each / each.sum() for each in (counts.rows, counts.columns))
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.matmul(rows, torch.matmul(columns, values))
+
+    values = pixels.float()
+    centre = mean(values)
+    around = values - centre
+    return centre.double(), mean(around.mul_(around)).double()
 
 
 def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
