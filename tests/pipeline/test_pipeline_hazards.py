@@ -235,9 +235,12 @@ def test_who_asks_to_be_alone_is() -> None:
 
 def test_a_portion_that_fails_does_not_keep_others_out() -> None:
     watch = ProcessWatch(Crowd(), 10)
+
+    def fail(portion: Sequence[Work]) -> None:
+        raise RuntimeError(portion[0].name)
+
     with pytest.raises(RuntimeError), closing(watch.portions([work("m", "a", 0)], alone=True)) as portions:
-        for _ in portions:
-            raise RuntimeError
+        fail(next(portions))
     in_threads(watch, [[work("m", "b", 0)]])
 
 

@@ -94,6 +94,13 @@ def test_every_animal_of_the_zoo_ends_as_its_records(kind: str, tmp_path: Path) 
     assert (run / "_SUCCESS").exists()
     assert (run / "report" / "index.html").exists()
     assert (run / "report" / "contact_sheet.jpg").exists()
+    timing = info["timing"]
+    assert timing["objects"] == info["counts"]["found"]
+    assert 0 < timing["model_busy"] < 1
+    assert all(timing["thread_seconds"][key] > 0 for key in ("read", "decode", "compute", "score", "encode", "write"))
+    assert sum(timing["seconds"].values()) == pytest.approx(timing["actor_seconds"], rel=0.02)
+    assert timing["bytes_written"] == sum(file.stat().st_size for file in (run / "records").iterdir())
+    assert "Where the time went" in (run / "report" / "index.html").read_text()
     # Any Parquet reader sees the same records as ours.
     assert pq.read_table(run / "records", columns=["record_id"]).num_rows == len(read_records(str(run), ["record_id"]))
     assert re.match(r"Run \S+ complete\n", str(summary))
@@ -103,7 +110,8 @@ def test_a_complete_run_is_left_as_it_is_and_another_one_is_equal(tmp_path: Path
     zoo.write_tars(tmp_path / "corpus", zoo.zoo()[:3])
     settings = config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run")
     assert label(settings).complete
-    assert label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "other")).complete
+    two = ("workers.images_per_block=1", "workers.blocks_in_hand=2")
+    assert label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "other", *two)).complete
     alphas = [
         {
             row["record_id"]: row["alpha"]
@@ -146,6 +154,9 @@ def test_an_interrupted_run_goes_on_without_doing_anything_twice(tmp_path: Path)
     summary = label(settings)
     assert summary.complete, summary
     assert summary.before == len(kept)
+    timing = json.loads((run / "run.json").read_text())["timing"]
+    assert (timing["jobs"], len(timing["per_actor"])) == (2, 2)
+    assert timing["objects"] == len(made) + len(made) - len(kept)
     assert outcome(run) == zoo.expected(zoo.zoo())
     rows = read_records(str(run), ["record_id", "labelled_at"]).to_pylist()
     assert len(rows) == len(made)

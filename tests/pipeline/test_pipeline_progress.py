@@ -7,8 +7,9 @@ import pytest
 from pipeline import progress
 from pipeline.budget import Budget
 from pipeline.config import FailuresConfig
-from pipeline.crashes import Verdict
+from pipeline.crashes import Verdict, hand_of
 from pipeline.progress import ProgressBoard, ProgressDisplay, Reporter, start_board
+from pipeline.timing import ActorTimes
 from support.run_rows import label_config
 
 
@@ -134,3 +135,31 @@ def test_where_there_is_no_terminal_a_line_is_written_now_and_then(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2
     assert "1 of 3 shards read, 7 of 9 objects done, 2 errors" in lines[0]
+
+
+def test_what_processes_did_is_summed_up_by_laps(board: Board) -> None:
+    tell = Reporter(board)
+    board.real.arrive("p1")
+    tell({"images": 4, "objects": 9, "shards": 1})
+    tell({"ok": 7, "image_corrupt": 2}, hand_of("p1", 0))
+    tell.acted("p1", ActorTimes({"compute": 3.0, "wait": 1.0}, {"compute": 3.0}))
+    tell.spent({"read": 2.0, "bytes_read": 100})
+    tell.spent({"write": 1.0, "bytes_written": 10})
+    lap = board.real.lap(1, 2)
+    assert (lap["images"], lap["objects"], lap["model_busy"]) == (4, 9, 0.75)
+    assert lap["thread_seconds"] == {"compute": 3, "read": 2, "write": 1}
+    tell({"ok": 1, "images": 1}, hand_of("p2", 0))
+    lap = board.real.lap(1, 2)
+    assert (lap["images"], lap["objects"], lap["bytes_read"]) == (1, 1, 0)
+
+
+def test_counts_of_both_hands_of_a_dead_process_are_taken_back(board: Board) -> None:
+    tell = Reporter(board)
+    tell.begin(hand_of("p1", 0), [1])
+    tell.begin(hand_of("p1", 1), [2])
+    tell({"ok": 1}, hand_of("p1", 0))
+    tell({"ok": 2}, hand_of("p1", 1))
+    tell.end(hand_of("p1", 1))
+    tell({"image_corrupt": 4}, hand_of("p1", 1))
+    tell.begin("p2", [1])
+    assert board.real.read() == {"ok": 2}

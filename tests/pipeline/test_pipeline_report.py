@@ -18,6 +18,7 @@ from pipeline import storage
 from pipeline.reconcile import Reconciliation
 from pipeline.report import write_report
 from pipeline.runs import RunDirectory
+from pipeline.timing import ActorTimes, TimeAccount
 from support.demo_run import add_records, demo_run, error_record
 
 EVIL = "<script>alert('x')</script><img src=//evil.example/x onerror=alert(1)>\"&"
@@ -333,3 +334,25 @@ def test_a_run_that_labelled_nothing_has_a_report(tmp_path: Path) -> None:
     _, page, _ = report(run, SHARDS)
     assert "0 objects" in page.text
     assert (tmp_path / "run" / "report" / "contact_sheet.jpg").stat().st_size > 1000
+
+
+def test_the_page_says_where_the_time_went_and_what_bounds_the_run(run: RunDirectory) -> None:
+    before = report(run, SHARDS)[1]
+    assert "Where the time went" not in before.text, "as in runs of older versions"
+    account = TimeAccount(0.0, iter([0.0, 100.0, 110.0, 110.0, 110.0]).__next__)
+    budget = {"matte": {"limit": 4000, "smallest": 1000, "last": 2000}}
+    account.acted("a", ActorTimes({"compute": 60.0, "decode": 20.0, "wait": 10.0}, {"decode": 50.0}, budget))
+    timing = account.lap(images=10, objects=20, actors=1, readers=2)
+    uri = write_report(run.path, run.reconcile(SHARDS), timing)
+    page = Page(storage.read_bytes(uri).decode())
+    assert "The model bounds this run: it was busy 67 % of the time, and it stood still 22 % while images" in page.text
+    rows = {cells[0].strip(): cells[1:4] for cells in page.cells if len(cells) == 5}
+    assert rows["compute"] == ["54.5 %", "60.0", "–"]
+    assert rows["decode"] == ["18.2 %", "20.0", "50.0"]
+    assert rows["ramp-up"][:2] == ["9.1 %", "10.0"]
+    assert rows["tail"][:2] == ["9.1 %", "10.0"]
+    assert rows["read"][:2] == ["–", "–"]
+    assert "copy" not in rows
+    assert "batches to matte went from 4,000 pixels down to 1,000, and were of 2,000 at the end" in page.text
+    bars = [attributes for tag, attributes in page.tags if tag == "rect" and attributes.get("height") == "24"]
+    assert sum(float(bar["width"] or 0) for bar in bars) == pytest.approx(1000, abs=0.1)

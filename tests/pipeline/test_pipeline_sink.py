@@ -39,6 +39,16 @@ def files(folder: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith("claims/"))
 
 
+def test_a_write_tells_its_seconds_and_bytes(tmp_path: Path) -> None:
+    told: list[Any] = []
+    sink = CommitSink(charge(tmp_path), file_bytes=4, spent=told.append)
+    sink.write([record_rows("a.tar", [1])], task(0))
+    sink.write([], task(1))
+    (figures,) = told
+    assert figures["bytes_written"] == (tmp_path / "records/part-000001-0123ab-0-000000.parquet").stat().st_size
+    assert 0 < figures["write"] < 60
+
+
 def test_a_write_leaves_a_data_file_and_a_commit_of_the_same_name(tmp_path: Path, sink: CommitSink) -> None:
     sink.write(
         [

@@ -58,3 +58,12 @@ def test_credentials_stay_out(tmp_path: Path) -> None:
     there = run(tmp_path)
     there.path = "https://me:secret@host/run?sig=secret"
     assert "secret" not in str(Summary(there, FOUND, 1, report="https://me:secret@host/run/report/index.html"))
+
+
+def test_what_bounds_a_run_is_one_line(tmp_path: Path) -> None:
+    there = run(tmp_path)
+    assert "  time " not in str(Summary(there, FOUND, 1))
+    there.info["timing"] = {"seconds": {"compute": 97.0, "wait": 3.0}}
+    (line,) = [line for line in str(Summary(there, FOUND, 1)).splitlines() if line.startswith("  time ")]
+    assert "the model bounds this run: it was busy 97 %" in line
+    assert "  time " not in str(Summary(there, FOUND, 1, already=True))

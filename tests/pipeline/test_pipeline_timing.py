@@ -76,9 +76,13 @@ def test_the_time_after_the_last_work_is_not_counted_yet() -> None:
 def test_a_span_ends_where_its_work_fails() -> None:
     clock = Clock()
     spans = Spans(clock)
-    with pytest.raises(RuntimeError), spans.span(COMPUTE):
+
+    def fail() -> None:
         clock.now += 1
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), spans.span(COMPUTE):
+        fail()
     clock.now += 2
     with spans.span(DECODE):
         clock.now += 4
