@@ -47,7 +47,7 @@ class InputConfig(Section):
     """Images with more pixels become error records (unit: pixel)."""
     decode: Literal["auto", "full"] = "auto"
     """`auto`: JPEGs much larger than the model's input are decoded at a half, a quarter or an eighth of their size,
-    never below four times the input; noted in `image_notes` as `scaled_decode`. `full`: never. Alphas have the full
+    never below twice the input; noted in `image_notes` as `scaled_decode`. `full`: never. Alphas have the full
     size either way."""
     max_bytes: int | None = Field(default=None, gt=0)
     """Image files with more bytes become error records, unread (unit: byte). Default: what an uncompressed image of

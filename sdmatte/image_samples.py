@@ -16,6 +16,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from sdmatte.errors import ImageError
 
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_STRIP = 64  # rows
 
 
 def to_rgb(img: Image.Image, orientation: int) -> NDArray[np.uint8]:
@@ -39,7 +40,13 @@ def to_rgb(img: Image.Image, orientation: int) -> NDArray[np.uint8]:
         rgb.paste(rgba, mask=rgba.getchannel("A"))
     else:
         rgb = img if img.mode == "RGB" else img.convert("RGB")  # which would copy even then
-    return np.array(turn_upright(np.asarray(rgb), orientation), order="C")
+    swapped = orientation in (5, 6, 7, 8)
+    upright = np.empty((rgb.width, rgb.height, 3) if swapped else (rgb.height, rgb.width, 3), np.uint8)
+    as_stored = turn_upright(upright, {6: 8, 8: 6}.get(orientation, orientation))  # the other turns undo themselves
+    for top in range(0, rgb.height, _STRIP):  # Pillow's own way to an array needs two copies of the whole
+        strip = (0, top, rgb.width, min(top + _STRIP, rgb.height))
+        as_stored[top : top + _STRIP] = np.asarray(rgb.crop(strip))
+    return upright
 
 
 def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sdmatte.image_headers import jpeg_frame
 
-OVERSAMPLING = 4
+OVERSAMPLING = 2
 """Pixels per side and cell of the model's grid that are kept, at least."""
 
 _DCT_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive; lossless ones have no frequencies to leave out

@@ -93,7 +93,7 @@ def test_prompts_of_a_kind_that_the_second_model_does_not_take_have_no_second_ma
 def test_objects_of_an_image_share_its_second_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
     encode = SDMatte.encode
-    monkeypatch.setattr(SDMatte, "encode", lambda self, pixels: encoded.append(len(pixels)) or encode(self, pixels))
+    monkeypatch.setattr(SDMatte, "encode", lambda self, *of: encoded.append(len(of[0])) or encode(self, *of))
     pixels = photo(HEIGHT, WIDTH)
     some = objects([Box(10, 5, 50, 40), Points([(20, 20)]), Box(0, 0, 80, 60)], pixels, mini())
     second = SecondPass(config(second="flip"), mini())
