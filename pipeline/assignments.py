@@ -188,9 +188,10 @@ def _images(bases: Sequence[RunDirectory], shards: Sequence[str]) -> tuple[NDArr
     wanted = pc.field("shard").isin(pa.array(shards, pa.string())) & pc.field("image_sha256").is_valid()
     ids, digests = [NOTHING], [NOTHING]
     for run in reversed(bases) if shards else ():
-        for batch in run.dataset().to_batches(columns=["image_id", "image_sha256"], filter=wanted):
-            ids.append(batch["image_id"].to_numpy())
-            digests.append(np.fromiter(map(short, batch["image_sha256"].to_pylist()), np.int64, len(batch)))
+        for dataset in run.datasets():
+            for batch in dataset.to_batches(columns=["image_id", "image_sha256"], filter=wanted):
+                ids.append(batch["image_id"].to_numpy())
+                digests.append(np.fromiter(map(short, batch["image_sha256"].to_pylist()), np.int64, len(batch)))
     images, first = np.unique(np.concatenate(ids), return_index=True)  # of the latest run
     return images, np.concatenate(digests)[first]
 

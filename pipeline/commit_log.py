@@ -49,8 +49,8 @@ COMPACT_SECONDS = 60.0
 LOG_COMMITS = 10_000
 """Commits in one log of :func:`merge`, at most."""
 
-LOG_ROWS = 1_000_000
-"""Records of these commits, at most, unless one commit alone has more."""
+LOG_ROWS = 250_000
+"""Records of the commits in one log, at most, unless one commit alone has more: readers hold three logs at a time."""
 
 LOG_SCHEMA = pa.schema(
     [
@@ -220,7 +220,7 @@ def seal(run: str, claim: Claim | None, name: str) -> tuple[str, ...]:
     Args:
         run: The run directory.
         claim: Of the last job.
-        name: Of the log to write.
+        name: Of the log to write; several get numbers behind it.
 
     Returns:
         Names of all logs that count from now on.
@@ -234,10 +234,7 @@ def seal(run: str, claim: Claim | None, name: str) -> tuple[str, ...]:
             return logs, list(pool.map(_read_commit, loose))
 
     logs, commits = _patiently(run, read)
-    if commits:
-        _write_log(run, name, commits)
-        logs.append(name)
-    return tuple(logs)
+    return (*logs, *_write_logs(run, name, commits))
 
 
 def compact(claim: Claim, number: int, *, at: int = COMPACT_AT) -> bool:
@@ -256,7 +253,7 @@ def compact(claim: Claim, number: int, *, at: int = COMPACT_AT) -> bool:
         return False
     with ThreadPoolExecutor(_READERS) as pool:
         commits = list(pool.map(_read_commit, loose))
-        _write_log(claim.run, f"log-{claim.prefix}-{number:06d}.parquet", commits)
+        _write_logs(claim.run, f"log-{claim.prefix}-{number:06d}.parquet", commits)
         list(pool.map(lambda file: storage.delete(file.uri), loose))
     return True
 
@@ -294,7 +291,7 @@ def merge(
     Args:
         run: The run directory.
         claim: Of the last job.
-        name: Of the logs to write; they get numbers behind it.
+        name: Of the log to write; several get numbers behind it.
         keep: Tells the commits that are to count from now on.
 
     Returns:
@@ -304,11 +301,17 @@ def merge(
         return ()
     commits = [commit for commit in _patiently(run, lambda: [*_each(run, *_counting(run, claim))]) if keep(commit)]
     commits.sort(key=lambda commit: commit.stem)
-    names = []
-    for number, portion in enumerate(_portions(commits)):
-        names.append(name.replace(".parquet", f"-{number:06d}.parquet"))
-        _write_log(run, names[-1], portion)
-    return tuple(names)
+    return tuple(_write_logs(run, name, commits))
+
+
+def _write_logs(run: str, name: str, commits: Iterable[Commit]) -> list[str]:
+    """Write commits into as many logs as they need, and return their names; several have numbers behind the name."""
+    portions = list(_portions(commits))
+    names = [name.replace(".parquet", f"-{number:06d}.parquet") for number in range(len(portions))]
+    names = [name] if len(portions) == 1 else names
+    for each, portion in zip(names, portions, strict=True):
+        _write_log(run, each, portion)
+    return names
 
 
 def _portions(commits: Iterable[Commit]) -> Iterator[list[Commit]]:
@@ -389,7 +392,7 @@ def _read_log(run: str, name: str, *, names_only: bool = False) -> list[Commit]:
     content = storage.read_bytes(uri)
     columns = _HEAD if names_only else LOG_SCHEMA.names
     try:
-        table = pq.read_table(io.BytesIO(content), schema=LOG_SCHEMA, columns=columns)
+        table = pq.read_table(io.BytesIO(content), schema=LOG_SCHEMA, columns=columns, use_threads=False)
     except (pa.ArrowException, OSError, ValueError):
         raise ConfigurationError(f"{redact(uri)} is damaged; restore it, or choose another output.path") from None
     if names_only:

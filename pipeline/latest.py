@@ -136,18 +136,21 @@ def counting(table: pa.Table) -> NDArray[np.bool_]:
 
 def _newest(runs: Sequence[RunDirectory], columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
     if len(runs) == 1:  # nothing came later: all of it counts
-        return runs[0].dataset().to_table(columns=list(columns), filter=where)
+        return _read(runs[0], columns, where)
     tables = []
     later = _Later()
     for run in reversed(runs):
-        dataset = run.dataset()
-        about = dataset.to_table(columns=["record_id", "image_id", "shard", "error_code"])
+        about = _read(run, ["record_id", "image_id", "shard", "error_code"], None)
         counts = later.leaves(about)
         later.add(run, about)
         chosen = None if counts.all() else pc.field("record_id").isin(about["record_id"].filter(pa.array(counts)))
         wanted = where if chosen is None else chosen if where is None else chosen & where
-        tables.append(dataset.to_table(columns=list(columns), filter=wanted))
+        tables.append(_read(run, columns, wanted))
     return pa.concat_tables(reversed(tables))
+
+
+def _read(run: RunDirectory, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
+    return pa.concat_tables(dataset.to_table(columns=list(columns), filter=where) for dataset in run.datasets())
 
 
 def _corrected(alphas: pa.ChunkedArray, corrections: pa.ChunkedArray, at: pa.ChunkedArray) -> pa.ChunkedArray:

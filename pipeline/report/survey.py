@@ -230,10 +230,9 @@ def look(run: RunDirectory, chooser: Chooser) -> Survey:
 
 
 def _tables(run: RunDirectory) -> Iterator[pa.Table]:
-    scanner = run.dataset().scanner(columns=_COLUMNS, batch_readahead=4, fragment_readahead=4)
     batches: list[pa.RecordBatch] = []
     rows = 0
-    for batch in scanner.to_batches():
+    for batch in _batches(run):
         batches.append(batch)
         rows += len(batch)
         if rows >= _ROWS:
@@ -241,6 +240,11 @@ def _tables(run: RunDirectory) -> Iterator[pa.Table]:
             batches, rows = [], 0
     if rows:
         yield pa.Table.from_batches(batches)
+
+
+def _batches(run: RunDirectory) -> Iterator[pa.RecordBatch]:
+    for dataset in run.datasets():
+        yield from dataset.scanner(columns=_COLUMNS, batch_readahead=4, fragment_readahead=4).to_batches()
 
 
 def _numbers(column: pa.ChunkedArray) -> _Values:

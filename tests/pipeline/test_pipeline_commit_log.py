@@ -434,6 +434,19 @@ def test_merged_logs_stay_small_enough_to_be_read_a_few_at_a_time(
     assert ids(claim.run) == list(range(12))
 
 
+def test_large_commits_are_gathered_in_several_logs(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_log, "LOG_ROWS", 4)
+    for number in range(5):
+        put(claim, str(number), 2 * number, 2 * number + 1)
+    assert compact(claim, 0, at=5)
+    assert names(claim) == [f"log-{claim.prefix}-000000-00000{number}.parquet" for number in range(3)]
+    put(claim, "5", 10, 11)
+    assert compact(claim, 1, at=1)
+    assert ids(claim.run) == list(range(12))
+    follow(claim)
+    assert ids(claim.run) == list(range(12))
+
+
 def test_results_wait_in_bounded_number() -> None:
     begun: list[int] = []
 

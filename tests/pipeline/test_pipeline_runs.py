@@ -499,3 +499,12 @@ def test_progress_knows_the_ids_of_a_shard_of_which_more_came_than_it_needs(run:
     write(run, 1, record_rows("a", [3]))
     assert run.progress()["a"].record_ids.tolist() == [1, 2, 3]
     assert not run.progress()["a"].finished
+
+
+def test_all_records_are_in_the_portions_of_a_run(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "FILES_AT_ONCE", 2)
+    assert [dataset.count_rows() for dataset in run.datasets()] == [0]
+    for number in range(5):
+        write(run, number, record_rows("a", [number]))
+    portions = [dataset.to_table(columns=["record_id"])["record_id"].to_pylist() for dataset in run.datasets()]
+    assert portions == [[0, 1], [2, 3], [4]]
