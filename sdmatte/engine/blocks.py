@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sdmatte.engine.attention import Keys, SelfAttention, attend
 from sdmatte.engine.convolution import Convolution
 from sdmatte.engine.norm import normalise
-from sdmatte.engine.runs import Counts
+from sdmatte.engine.runs import Counts, first_axis, worthwhile
 
 
 class ResnetBlock:
@@ -88,17 +88,35 @@ class PromptContext:
         like = convolution.weight
         weight = weight.to(like).contiguous(memory_format=torch.channels_last)  # so that tokens are a view
         self._project = Convolution(weight, bias.to(like), padding=1)
-        self._both: Tensor | None = None
+        self._seen: list[tuple[Tensor, Tensor | None]] = []
 
-    def look_at(self, latent: Tensor) -> None:
-        """Set the latents of the batch's prompt images, ``(B, C, h, w)``."""
-        self._both = to_tokens(self._project(latent))
+    def look_at(self, latents: Tensor) -> None:
+        """Set the latents of the batch's prompt images, ``(B, C, h, w)``.
+
+        Equal keys are one key that counts as often: its logit grows by the logarithm of their number, which is exact.
+        The tiny autoencoder makes thousands of them, wherever the prompt image is constant.
+        """
+        if latents.device.type != "cpu":  # looking for them would wait for the device
+            self._seen = [(to_tokens(each), None) for each in torch.split(self._project(latents), 1)]
+            return
+        self._seen = [self._distinct(latent) for latent in torch.split(latents, 1)]
+
+    def _distinct(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens ``(1, K, 2 C)`` of one latent, and the logarithm of how often each counts, ``(K,)``."""
+        rows, columns = worthwhile(*(first_axis(latent[0].movedim(dim, 0).flatten(1), 1) for dim in (1, 2)))
+        if len(rows.kept) == rows.length and len(columns.kept) == columns.length:
+            return to_tokens(self._project(latent)), None
+        kept = latent[:, :, rows.kept][:, :, :, columns.kept]
+        return to_tokens(self._project(kept)), torch.outer(rows.counts, columns.counts).log().flatten()
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See :class:`CrossAttention`."""
-        assert self._both is not None, "look_at comes first"
-        keys, values = self._both.chunk(2, dim=-1)
-        return attend(self._query(tokens), keys, values, self._heads)
+        queries = self._query(tokens)
+        out = []
+        for query, (both, bias) in zip(torch.split(queries, 1), self._seen, strict=True):
+            keys, values = both.chunk(2, dim=-1)
+            out.append(attend(query, keys, values, self._heads, bias))
+        return torch.cat(out)
 
 
 class _TransformerLayer:

@@ -10,6 +10,7 @@ from sdmatte.embeddings import CoordinateFeatures
 from sdmatte.engine.autoencoder import Decoder, Encoder
 from sdmatte.engine.memory import keep_pages
 from sdmatte.engine.norm import WIDE
+from sdmatte.engine.tiny import TinyDecoder, TinyEncoder
 from sdmatte.engine.unet import UNet
 from sdmatte.network import Network
 from sdmatte.vae import KLVAE
@@ -39,10 +40,9 @@ class Engine:
         self._device, self._dtype = text.device, next(network.unet.parameters()).dtype
         if self._device.type == "cpu":
             keep_pages()
-        self._vae = vae
         self._layout = memory_layout(vae, self._device)
-        self._encoder = Encoder(vae) if isinstance(vae, KLVAE) else None
-        self._decoder = Decoder(vae) if isinstance(vae, KLVAE) else None
+        self._encoder = Encoder(vae) if isinstance(vae, KLVAE) else TinyEncoder(vae)
+        self._decoder = Decoder(vae) if isinstance(vae, KLVAE) else TinyDecoder(vae)
         self._unet = UNet(network.unet, text.to(self._dtype))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Engine:
             Scaled latents ``(B, C, h, w)``.
         """
         pixels = pixels.to(self._device, self._dtype).expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
-        return self._vae.encode_latent(pixels) if self._encoder is None else self._encoder(pixels)
+        return self._encoder(pixels)
 
     def predict_latent(
         self,
@@ -84,10 +84,10 @@ class Engine:
         return self._unet(image_latent, prompt_latent, inside, coordinates.to(self._device), opaque.to(self._device))
 
     def _encode_prompt(self, prompt: Tensor) -> Tensor:
-        if self._encoder is None:
+        if isinstance(self._encoder, TinyEncoder):
             return self.encode_image(prompt)
         return self._encoder.prompts(prompt.float().cpu(), self._device, self._dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode the alpha's latent to an alpha ``(B, 1, H, W)`` in [0, 1]."""
-        return self._vae.decode_alpha(latent) if self._decoder is None else self._decoder(latent)
+        return self._decoder(latent)
