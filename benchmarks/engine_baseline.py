@@ -1,22 +1,22 @@
 """The plain way of computing a matte, as the public code does: what `make bench-engine` holds the engine against.
 
-Read from the public implementation (github.com/vivoCameraResearch/SDMatte, modeling/SDMatte/meta_arch.py, utils/), which
-evaluates with batches of one. For every object it
+Read from the public implementation (github.com/vivoCameraResearch/SDMatte: modeling/SDMatte/meta_arch.py, utils/),
+which evaluates with batches of one. For every object it
 
 * encodes the prompt image, and the image anew, each in a pass of its own through the VAE's encoder;
-* tokenises the caption (the empty one, as a rule) and runs the text encoder on it;
+* runs the text encoder on the caption (the empty one, as a rule);
 * runs the U-Net with diffusers' plain `AttnProcessor`: scores of all keys in memory, bias added, softmax, product. The
   bias of a prompt is added for every key, also where it makes the key count for nothing;
 * decodes to three channels and takes their mean afterwards.
 
-All of it in float32, in torch's default layout (NCHW). The VAE's attention and the text encoder's are left as diffusers
-and transformers choose: torch's `scaled_dot_product_attention`. Three things of the public code are left out, all in
-the baseline's favour: it reads the tokenizer's files, empties CUDA's cache after each object, and resizes the prompt's
-bias anew in each attention layer rather than once per level.
+All of it in float32, in torch's default layout (NCHW). The VAE's attention and the text encoder's are left as
+diffusers and transformers choose: torch's `scaled_dot_product_attention`. Three things of the public code are left
+out, all in the baseline's favour: it tokenises the caption, empties CUDA's cache after each object, and resizes the
+prompt's bias anew in each attention layer rather than once per block.
 
-Nothing here comes from `sdmatte`'s network: the modules are diffusers' own, so that no change there can leak in. Shared
-are what happens before and after the network (resizing, drawing of prompts, sinusoids of coordinates) and the names of
-the weights.
+Nothing here comes from `sdmatte`'s network: the modules are diffusers' own, so that no change there can leak in.
+Shared are what happens before and after the network (resizing, drawing of prompts, sinusoids of coordinates) and the
+names of the weights. Beside a checkout of the public code (`--against`) its alphas were the same to the last bit.
 """
 
 from __future__ import annotations

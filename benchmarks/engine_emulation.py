@@ -1,14 +1,14 @@
 """bfloat16 on CPUs without instructions for it: the same roundings, at the speed of float32.
 
-There torch computes convolutions and matrix products of bfloat16 tensors a hundred times slower than those of float32.
-While :class:`EmulatedBfloat16` is active, they are computed in float32 from the rounded operands and rounded once: what
-hardware does, which multiplies bfloat16 exactly and sums in float32. So the *deviations* of a bfloat16 mode can be
-measured anywhere; its speed cannot.
+There torch computes convolutions and matrix products of bfloat16 tensors a hundred times slower than those of
+float32. While :class:`EmulatedBfloat16` is active, they are computed in float32 from the rounded operands and rounded
+once: what hardware does, which multiplies bfloat16 exactly and sums in float32. So the *deviations* of a bfloat16 mode
+can be measured anywhere; its speed cannot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,13 +33,13 @@ class EmulatedBfloat16(TorchDispatchMode):
     ) -> Any:
         """Run one operator of torch."""
         kwargs = dict(kwargs or {})
-        operator: Callable[..., Any] = func
         tensors = [each for each in args if isinstance(each, Tensor)]
         if func.overloadpacket not in _SLOW or not any(each.dtype == torch.bfloat16 for each in tensors):
-            return operator(*args, **kwargs)
+            return func(*args, **kwargs)
         self.calls += 1
-        result: Tensor = operator(*(_widened(each) for each in args), **kwargs)
-        return result.to(torch.bfloat16)
+        out: Tensor | None = kwargs.pop("out", None)
+        result: Tensor = func.overloadpacket(*(_widened(each) for each in args), **kwargs)
+        return result.to(torch.bfloat16) if out is None else out.copy_(result)
 
 
 def _widened(value: Any) -> Any:

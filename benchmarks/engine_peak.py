@@ -73,18 +73,20 @@ def machine(device: str) -> dict[str, Any]:
     return facts
 
 
-def measure(device: str, dtype: torch.dtype) -> Peak:
+def measure(device: str, dtype: torch.dtype, shrink: int = 1) -> Peak:
     """Measure both peaks of a device; takes about ten seconds on two cores.
 
     Args:
         device: Where.
         dtype: Of the operands.
+        shrink: Divides all sides: for tests, which need figures and no peaks.
     """
     kind = torch.device(device).type
-    matrix = max(_matrix(device, dtype, side) for side in _MATRICES.get(kind, _MATRICES["cuda"]))
+    matrix = max(_matrix(device, dtype, side // shrink) for side in _MATRICES.get(kind, _MATRICES["cuda"]))
+    shapes = [(side // shrink, inputs, outputs) for side, inputs, outputs in _IMAGES]
     layouts = (torch.contiguous_format, torch.channels_last)
     batch = 1 if kind == "cpu" else 8
-    convolution = max(_convolution(device, dtype, shape, batch, layout) for shape in _IMAGES for layout in layouts)
+    convolution = max(_convolution(device, dtype, (batch, *shape), layout) for shape in shapes for layout in layouts)
     return Peak(matrix, convolution)
 
 
@@ -94,9 +96,9 @@ def _matrix(device: str, dtype: torch.dtype, side: int) -> float:
 
 
 def _convolution(
-    device: str, dtype: torch.dtype, shape: tuple[int, int, int], batch: int, layout: torch.memory_format
+    device: str, dtype: torch.dtype, shape: tuple[int, int, int, int], layout: torch.memory_format
 ) -> float:
-    side, inputs, outputs = shape
+    batch, side, inputs, outputs = shape
     images = torch.randn(batch, inputs, side, side, device=device).to(dtype).contiguous(memory_format=layout)
     kernel = torch.randn(outputs, inputs, 3, 3, device=device).to(dtype).contiguous(memory_format=layout)
     seconds = _best(lambda: F.conv2d(images, kernel, padding=1), device)

@@ -1,10 +1,10 @@
 """A checkout of the public implementation, run beside the engine: `benchmarks/engine.py --against FOLDER`.
 
 FOLDER is a clone of github.com/vivoCameraResearch/SDMatte that the user made; nothing of it is part of this project.
-It runs in a process of its own, on this project's Python: modules that it only trains or logs with (detectron2 and what
-comes with it) get empty stand-ins where they are not installed, and its fixed `cuda` becomes the CPU where there is no
-GPU. Its model computes unchanged, with the same name-seeded weights. It reads configurations and a tokenizer from a
-folder: the one given by `--against-configs` (a download of LongfeiHuang/SDMatte without the weights), or one made from
+It runs in a process of its own, on this project's Python: modules that it only trains or logs with (detectron2 and
+what comes with it) get empty stand-ins where they are not installed, and its fixed `cuda` becomes the CPU where that
+is the device. Its model computes unchanged, with the same name-seeded weights. It reads configurations and a tokenizer
+from a folder: the one given by `--against-configs` (LongfeiHuang/SDMatte without the weights), or one made from
 the configurations that ship with this project and a tokenizer that knows the empty caption alone.
 
 Only the released configuration runs there: its code fixes the U-Net's context at 1024 channels. It chooses the kind of
@@ -37,7 +37,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for `benchmarks`, when 
 CONFIG = "sdmatte"
 _TRAINING = ("detectron2", "fvcore", "omegaconf", "easydict", "cached_property", "fairscale", "timm", "tensorboard")
 _MODELING = Path("modeling") / "SDMatte" / "meta_arch.py"
-_INPUTS = {"box": ("bbox_mask", "bbox_coords"), "points": ("point_mask", "point_coords"), "mask": ("mask", "mask_coords")}
+_INPUTS = {
+    "box": ("bbox_mask", "bbox_coords"),
+    "points": ("point_mask", "point_coords"),
+    "mask": ("mask", "mask_coords"),
+}
 
 
 class PublicCodeError(Exception):
@@ -67,9 +71,9 @@ class PublicCode:
         self._size = size
         root = Path(self._work.name)
         command = [sys.executable, __file__, str(folder.resolve()), str(configs or write_configs(root / "configs"))]
-        # A session variable that would send the child's torch elsewhere is the user's affair: the rest is inherited.
-        self._child = subprocess.Popen(
-            [*command, device, str(threads), str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command += [device, str(threads), str(root)]
+        self._child = subprocess.Popen(  # noqa: S603  # this file, and the folder that the user asked to run
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
             self._read()  # it is ready
@@ -165,9 +169,7 @@ def write_configs(folder: Path) -> Path:
 class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds modules that are not installed and only matter to training: any name in them is an empty class."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, *_where: object) -> importlib.machinery.ModuleSpec | None:
         if fullname.partition(".")[0] not in _TRAINING:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)

@@ -121,10 +121,9 @@ class Comparison:
         """Return the median of the rounds' ratios: other load on the machine is on both sides of each."""
         return statistics.median(self.ratios(side))
 
-    def deviation(self, side: str) -> Deviation:
-        """Compare a side's alphas of all rounds with the baseline's."""
-        plain, other = ([alpha for answer in self.answers[each] for alpha in answer.alphas] for each in (PLAIN, side))
-        return deviation(plain, other)
+    def alphas(self, side: str) -> list[Alpha]:
+        """Return the mattes of all rounds, in order."""
+        return [alpha for answer in self.answers[side] for alpha in answer.alphas]
 
     def figures(self) -> dict[str, Any]:
         """Return the figures as plain values, without the alphas."""
