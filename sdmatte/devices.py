@@ -12,6 +12,9 @@ from sdmatte.errors import SDMatteError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+SMALL = 50_000_000
+"""Parameters below which `auto` computes in float32 on GPUs, too: half precision would save them little time."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,19 +42,21 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def choose_dtype(precision: Precision, device: torch.device) -> tuple[str, torch.dtype]:
+def choose_dtype(precision: Precision, device: torch.device, parameters: int | None = None) -> tuple[str, torch.dtype]:
     """Return the name and the type that the network computes in.
 
     Args:
         precision: ``"auto"`` is bfloat16 on GPUs that have it (compute capability 8.0), float16 on older ones, and
-            float32 on everything else.
+            float32 on everything else, and for models of less than :data:`SMALL` parameters.
         device: Where it computes.
+        parameters: Of the model, where it is known.
 
     Raises:
         SDMatteError: The precision is unknown, or of no use on the device.
     """
     name: str = precision
-    if precision == "auto" and device.type == "cuda":
+    small = parameters is not None and parameters < SMALL
+    if precision == "auto" and device.type == "cuda" and not small:
         # Not torch.cuda.is_bf16_supported: it also counts GPUs that only emulate bfloat16, at a crawl.
         name = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     elif precision == "auto":

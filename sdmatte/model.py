@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdmatte.checkpoint import load_into, read_state_dict, sha256_file, sha256_state
 from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.devices import Precision, choose_device, choose_dtype, exact_float32
 from sdmatte.embeddings import CoordinateFeatures, coordinate_features
-from sdmatte.engine.build import Engine, memory_layout
+from sdmatte.engine.build import Engine, place
 from sdmatte.errors import ImageError, PromptError, SDMatteError
 from sdmatte.geometry import AlphaType, Resize, by_grid, checked_input_size, from_grid, model_grid, quantise, to_grid
 from sdmatte.images import decode_image
@@ -99,7 +99,8 @@ class SDMatte:
         self.trained = trained
         self.prompt_kinds = prompt_kinds
         self.device = choose_device(options.device)
-        self.precision, self._dtype = choose_dtype(options.precision, self.device)
+        parameters = sum(each.numel() for part in (network.vae, network.unet) for each in part.parameters())
+        self.precision, self._dtype = choose_dtype(options.precision, self.device, parameters)
         self.input_size = checked_input_size(options.input_size, configs.input_size, network.stride)
         self.resize = options.resize
         self._warned: set[PromptKind] = set()
@@ -108,12 +109,8 @@ class SDMatte:
         self._text = self._embed(options.caption)
         if not options.caption:
             network.text_encoder = None  # 340 M parameters that would compute a constant
-        for part in (network.vae, network.unet):
-            # Not part.to(): diffusers' own version warns about a cast that is meant.
-            nn.Module.to(part, self.device, self._dtype)
-            layout = memory_layout(part, self.device)
-            nn.Module.to(part, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
-        self._engine = Engine(network, self._text)
+        place(network, self.device, self._dtype)
+        self._engine = Engine(network, self._text, self._dtype)
 
     @classmethod
     def from_pretrained(
@@ -136,7 +133,8 @@ class SDMatte:
             weights: Name of the weights file, where the source holds several (``"SDMatte_plus.pth"``).
             revision: Branch, tag or commit on the hub.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; default the GPU if there is one.
-            precision: ``"auto"`` is bfloat16 on GPUs that have it (else float16) and float32 on CPUs.
+            precision: ``"auto"`` is bfloat16 on GPUs that have it (else float16), and float32 on CPUs and for small
+                models. What enters and leaves the network's parts is float32 in every precision.
             input_size: Side of the model's square input, pixels, a multiple of 64; default the model's own: 1024 as in
                 the paper, unless its configuration says otherwise (the bundled model's does).
             resize: ``"square"`` as in the paper; ``"aspect"`` keeps the image's aspect ratio.
@@ -224,7 +222,7 @@ class SDMatte:
         if self._network.text_encoder is None:
             raise SDMatteError("the text encoder was released; load the model with a caption to keep it")
         self._text = self._embed(caption)
-        self._engine = Engine(self._network, self._text)
+        self._engine = Engine(self._network, self._text, self._dtype)
 
     @overload
     def __call__(

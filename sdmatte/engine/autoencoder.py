@@ -25,7 +25,8 @@ class Encoder:
     into the encoder's last convolution, and its other half is left out.
     """
 
-    def __init__(self, vae: KLVAE) -> None:
+    def __init__(self, vae: KLVAE, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         encoder: Any = vae.encoder
         self._first = Convolution.of(encoder.conv_in)
         self._levels = [
@@ -38,15 +39,15 @@ class Encoder:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Map ``(B, 3, H, W)`` in [-1, 1] to latents ``(B, C, h, w)``."""
-        return self._rest(self._first(pixels), 0)
+        return self._rest(self._first(pixels).to(self._dtype), 0)
 
-    def prompts(self, pixels: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def prompts(self, pixels: Tensor, device: torch.device) -> Tensor:
         """Map prompt images ``(B, 1, H, W)`` in [-1, 1], on the CPU, to latents ``(B, C, h, w)``.
 
         The levels before the last leave out rows and columns that equal their neighbours (:mod:`sdmatte.engine.runs`).
         """
         last = len(self._levels) - 1
-        return self._rest(torch.cat([self._shrunk(sample, last, device, dtype) for sample in pixels]), last)
+        return self._rest(torch.cat([self._shrunk(sample, last, device) for sample in pixels]), last)
 
     def _rest(self, hidden: Tensor, level: int) -> Tensor:
         for blocks, down in self._levels[level:]:
@@ -55,7 +56,7 @@ class Encoder:
             hidden = hidden if down is None else down(hidden)
         return self._last(self._middle(hidden), self._norm)
 
-    def _shrunk(self, pixels: Tensor, last: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def _shrunk(self, pixels: Tensor, last: int, device: torch.device) -> Tensor:
         """Return what enters the last level for one prompt image, ``(1, H, W)``."""
         picture, reach = pixels[0], 1
         axes = None
@@ -65,7 +66,8 @@ class Encoder:
             if axes is None:
                 axes = worthwhile(first_axis(picture, reach), first_axis(picture.T, reach))
                 kept = picture[axes[0].kept][:, axes[1].kept].expand(1, 3, -1, -1)
-                hidden = self._first(kept.to(device, dtype).contiguous(memory_format=torch.channels_last))
+                kept = kept.to(device).contiguous(memory_format=torch.channels_last)
+                hidden = self._first(kept).to(self._dtype)
             else:
                 above = axes
                 axes = worthwhile(above[0].below(reach), above[1].below(reach))
@@ -84,7 +86,8 @@ class Encoder:
 class Decoder:
     """From scaled latents to alphas: the mean over three channels is folded into the last convolution."""
 
-    def __init__(self, vae: KLVAE) -> None:
+    def __init__(self, vae: KLVAE, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         decoder: Any = vae.decoder
         into: nn.Conv2d = vae.post_quant_conv
         self._into = Convolution(into.weight / float(vae.config.scaling_factor), into.bias)
@@ -109,7 +112,7 @@ class Decoder:
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Map ``(B, C, h, w)`` to alphas ``(B, 1, H, W)`` in [0, 1]."""
-        hidden = self._middle(self._first(self._into(latent)))
+        hidden = self._middle(self._first(self._into(latent)).to(self._dtype))
         for blocks, up in self._levels:
             for block in blocks:
                 hidden = block(hidden)

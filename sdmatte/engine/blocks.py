@@ -85,7 +85,7 @@ class PromptContext:
         weight = torch.einsum("oc,cixy->oixy", both, convolution.weight.double())
         assert convolution.bias is not None
         bias = both @ convolution.bias.double()
-        like = convolution.weight
+        like = attention.to_k.weight
         weight = weight.to(like).contiguous(memory_format=torch.channels_last)  # so that tokens are a view
         self._project = Convolution(weight, bias.to(like), padding=1)
         self._seen: list[tuple[Tensor, Tensor | None]] = []

@@ -13,7 +13,7 @@ from sdmatte.engine.norm import WIDE
 from sdmatte.engine.tiny import TinyDecoder, TinyEncoder
 from sdmatte.engine.unet import UNet
 from sdmatte.network import Network
-from sdmatte.vae import KLVAE
+from sdmatte.vae import KLVAE, TinyVAE
 
 
 def memory_layout(part: nn.Module, device: torch.device) -> torch.memory_format:
@@ -27,23 +27,43 @@ def memory_layout(part: nn.Module, device: torch.device) -> torch.memory_format:
     return torch.contiguous_format
 
 
+EXACT = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "aux_conv_in", "_embedding")
+"""Ends of the names of modules that stay in float32: what enters and leaves the network's parts. They cost next to
+nothing, and half precision would round alphas near 1 to steps of 1/256 there, and latents likewise."""
+
+
+def place(network: Network, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a network to its device, layout and precision; what is :data:`EXACT` stays in float32."""
+    for part in (network.vae, network.unet):
+        nn.Module.to(part, device)  # not part.to(): diffusers' own version warns about casts that are meant
+        nn.Module.to(part, memory_format=memory_layout(part, device))  # type: ignore[call-overload]  # torch's stubs
+        exact = [module for name, module in part.named_modules() if name.endswith(EXACT)]
+        if isinstance(part, TinyVAE):
+            exact += [layers[at] for layers in (part.encoder.layers, part.decoder.layers) for at in (0, -1)]
+        kept = {id(each) for module in exact for each in module.parameters()}
+        for each in part.parameters():
+            if id(each) not in kept:
+                each.data = each.data.to(dtype)
+
+
 class Engine:
     """A network's function, computed fast for one caption.
 
     Args:
-        network: On its device and in its precision; the weights are shared, so it must not change afterwards.
+        network: Placed (:func:`place`); the weights are shared, so it must not change afterwards.
         text: ``(1, L, context channels)``: embedding of the caption.
+        dtype: Of the computation; latents and what enters and leaves are float32.
     """
 
-    def __init__(self, network: Network, text: Tensor) -> None:
+    def __init__(self, network: Network, text: Tensor, dtype: torch.dtype = torch.float32) -> None:
         vae = network.vae
-        self._device, self._dtype = text.device, next(network.unet.parameters()).dtype
+        self._device = text.device
         if self._device.type == "cpu":
             keep_pages()
         self._layout = memory_layout(vae, self._device)
-        self._encoder = Encoder(vae) if isinstance(vae, KLVAE) else TinyEncoder(vae)
-        self._decoder = Decoder(vae) if isinstance(vae, KLVAE) else TinyDecoder(vae)
-        self._unet = UNet(network.unet, text.to(self._dtype))
+        self._encoder = Encoder(vae, dtype) if isinstance(vae, KLVAE) else TinyEncoder(vae, dtype)
+        self._decoder = Decoder(vae, dtype) if isinstance(vae, KLVAE) else TinyDecoder(vae, dtype)
+        self._unet = UNet(network.unet, text.to(dtype), dtype)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Encode images, or prompt images of one channel.
@@ -54,7 +74,7 @@ class Engine:
         Returns:
             Scaled latents ``(B, C, h, w)``.
         """
-        pixels = pixels.to(self._device, self._dtype).expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
+        pixels = pixels.to(self._device, torch.float32).expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
         return self._encoder(pixels)
 
     def predict_latent(
@@ -86,7 +106,7 @@ class Engine:
     def _encode_prompt(self, prompt: Tensor) -> Tensor:
         if isinstance(self._encoder, TinyEncoder):
             return self.encode_image(prompt)
-        return self._encoder.prompts(prompt.float().cpu(), self._device, self._dtype)
+        return self._encoder.prompts(prompt.float().cpu(), self._device)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode the alpha's latent to an alpha ``(B, 1, H, W)`` in [0, 1]."""

@@ -91,6 +91,7 @@ class Convolution:
             return self._small(x, bias, None if norm is None else group_affine(x, norm, counts))
         if norm is not None:
             x = normalise(x, norm, activate=True, counts=counts)
+        x = x.to(self._weight.dtype)
         out = self._upsampled(x) if self._upsample else self._direct(x)
         return out if extra is None else out.add_(extra[:, :, None, None])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
 from sdmatte.engine.convolution import Convolution
@@ -17,13 +18,15 @@ Layer = Callable[[Tensor], Tensor]
 class TinyEncoder:
     """From pictures to scaled latents; see :meth:`TinyVAE.encode_latent`."""
 
-    def __init__(self, vae: TinyVAE) -> None:
-        self._layers = _layers(vae.encoder.layers)
+    def __init__(self, vae: TinyVAE, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._first, *self._layers = _layers(vae.encoder.layers)
         self._factor = float(vae.config.scaling_factor)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Map ``(B, 3, H, W)`` in [-1, 1] to latents ``(B, C, h, w)``."""
-        hidden = (pixels + 3) / 4  # [-1, 1] taken for [0, 1] once more, as the weights were trained
+        # [-1, 1] is taken for [0, 1] once more, as the weights were trained.
+        hidden = self._first((pixels + 3) / 4).to(self._dtype)
         for layer in self._layers:
             hidden = layer(hidden)
         return hidden * self._factor
@@ -32,17 +35,18 @@ class TinyEncoder:
 class TinyDecoder:
     """From scaled latents to alphas: the mean over three channels is folded into the last convolution."""
 
-    def __init__(self, vae: TinyVAE) -> None:
+    def __init__(self, vae: TinyVAE, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         layers: Any = vae.decoder.layers
         last: nn.Conv2d = layers[-1]
         assert last.bias is not None
         weight, bias = (each.double().mean(0, keepdim=True).to(each) for each in (last.weight, last.bias))
-        self._layers = [*_layers(layers[:-1]), Convolution(weight, bias, padding=1)]
+        self._first, *self._layers = [*_layers(layers[:-1]), Convolution(weight, bias, padding=1)]
         self._factor = float(vae.config.scaling_factor)
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Map ``(B, C, h, w)`` to alphas ``(B, 1, H, W)`` in [0, 1]."""
-        hidden = torch.tanh(latent / (3 * self._factor)) * 3
+        hidden = self._first(torch.tanh(latent / (3 * self._factor)) * 3).to(self._dtype)
         for layer in self._layers:
             hidden = layer(hidden)
         return hidden.clamp_(0, 1)
@@ -74,5 +78,5 @@ def _layers(modules: Any) -> list[Layer]:
             layers.append(Convolution.of(module, upsample=doubles))
             doubles = False
         else:
-            layers.append(_Block(module) if hasattr(module, "fuse") else module)
+            layers.append(_Block(module) if isinstance(module, AutoencoderTinyBlock) else module)
     return layers

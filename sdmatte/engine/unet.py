@@ -22,11 +22,12 @@ class UNet:
 
     Args:
         unet: Its weights are shared.
-        text: ``(1, L, context channels)``: embedding of the caption.
+        text: ``(1, L, context channels)``: embedding of the caption, of ``dtype``.
+        dtype: Of the computation.
     """
 
-    def __init__(self, unet: PromptUNet, text: Tensor) -> None:
-        self._unet = unet
+    def __init__(self, unet: PromptUNet, text: Tensor, dtype: torch.dtype) -> None:
+        self._unet, self._dtype = unet, dtype
         self._text = text
         self._prompts: list[PromptContext] = []
         self._first = Convolution.of(unet.conv_in)
@@ -58,14 +59,14 @@ class UNet:
             coordinates: Features of the prompts' coordinates, batch ``B``.
             opaque: ``(B,)``.
         """
-        embedding = F.silu(self._unet.condition(coordinates, opaque, image_latent.dtype))
+        embedding = F.silu(self._unet.condition(coordinates, opaque, torch.float32)).to(self._dtype)
         for context in self._prompts:
             context.look_at(prompt_latent)
         if "masked_self_attention" in self._unet.without:
             inside = torch.ones_like(inside)
         keys = _KeysByGrid(inside, image_latent.device)
 
-        hidden = self._first(torch.cat([image_latent, prompt_latent], dim=1))
+        hidden = self._first(torch.cat([image_latent, prompt_latent], dim=1)).to(self._dtype)
         skips = [hidden]
         for columns, down in self._down:
             for block, attention in columns:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdmatte.devices import exact_float32
+from sdmatte.devices import choose_dtype, exact_float32
 from sdmatte.model import SDMatte
 from sdmatte.prompts import Box, Mask, Points, Prompt
 from support.models import SIZE, photo, seeded_folder
@@ -66,10 +66,11 @@ def test_half_precision_is_close_to_float32(folder: Path, precision: str, mean: 
 
 
 def test_the_gpu_and_its_best_precision_are_the_default() -> None:
-    model = SDMatte.untrained(input_size=SIZE)
     modern = torch.cuda.get_device_capability() >= (8, 0)
-    assert model.device.type == "cuda"
-    assert model.precision == ("bfloat16" if modern else "float16")
+    best = "bfloat16" if modern else "float16"
+    assert choose_dtype("auto", torch.device("cuda"), 1_000_000_000)[0] == best
+    model = SDMatte.untrained(input_size=SIZE)  # small
+    assert (model.device.type, model.precision) == ("cuda", "float32")
     assert {each.device.type for each in model._network.unet.parameters()} == {"cuda"}
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdmatte.configs import ModelConfigs
 from sdmatte.devices import exact_float32
 from sdmatte.embeddings import coordinate_features
-from sdmatte.engine.build import Engine, memory_layout
+from sdmatte.engine.build import Engine, place
 from sdmatte.network import Network
 from support.seeded import seeded_tensor
 
@@ -68,8 +68,7 @@ def deviations(folder: Path, device: str = "cpu") -> Iterator[Deviation]:
     network, text = network.to(device), text.to(device)
     with exact_float32(torch.device(device), torch.float32):
         yield from compare(network, text, folder)
-        for part in (network.vae, network.unet):
-            nn.Module.to(part, memory_format=memory_layout(part, text.device))  # type: ignore[call-overload]
+        place(network, text.device, torch.float32)
         yield from compare(network, text, folder, engine=Engine(network, text))
 
 
