@@ -16,6 +16,16 @@ def test_pictures_are_reduced_to_the_working_size(shape: tuple[int, int], expect
     assert prepare(pixels).shape == shape
 
 
+@pytest.mark.parametrize("size", [(1283, 963), (4001, 3001), (8660, 5773), (1000, 40)])
+@pytest.mark.parametrize("by", [1, 2, 4, 8])
+def test_of_smaller_pixels_the_terms_fit_alphas_of_the_full_size(size: tuple[int, int], by: int) -> None:
+    width, height = size
+    pixels = np.zeros((-(-height // by), -(-width // by), 3), np.uint8)
+    terms = prepare(pixels, size)
+    assert terms.shape == (height, width)
+    assert terms.colours.shape == reduced(sampled(np.zeros((height, width), np.uint8))).shape
+
+
 def test_reduced_pixels_are_means() -> None:
     fine = np.random.default_rng(0).random((2 * 120, 2 * WORKING_SIDE), np.float32)
     assert np.allclose(reduced(fine), fine.reshape(120, 2, WORKING_SIDE, 2).mean(axis=(1, 3)), atol=1e-6)
