@@ -284,6 +284,8 @@ def test_the_automatic_precision(
 ) -> None:
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
     assert choose_dtype("auto", torch.device(device)) == (expected, getattr(torch, expected))
+    assert choose_dtype("auto", torch.device(device), 873_000_000)[0] == expected
+    assert choose_dtype("auto", torch.device(device), 7_500_000)[0] == "float32"  # small: nothing to gain
 
 
 @pytest.mark.parametrize(("name", "mean", "largest"), [("sdmatte_tiny", 0.02, 0.2), ("litesdmatte_tiny", 0.003, 0.03)])
@@ -295,7 +297,9 @@ def test_bfloat16_is_close_to_float32_on_the_cpu(tmp_path: Path, name: str, mean
         for precision in ("float32", "bfloat16")
     )
     assert half.precision == "bfloat16"
-    assert {each.dtype for each in half._network.unet.parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in half._network.unet.mid_block.parameters()} == {torch.bfloat16}
+    exact = [half._network.unet.conv_in, half._network.unet.conv_out, half._network.unet.bbox_embedding]
+    assert {each.dtype for module in exact for each in module.parameters()} == {torch.float32}
     for prompt in PROMPTS[:3]:
         alpha = half(photo(HEIGHT, WIDTH), prompt)
         assert alpha.dtype == np.float32
