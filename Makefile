@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LONG := --timeout=3600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-slow parity eval-nano calibrate-nano score-report ablation train-nano corpus zoo chaos integration label-studio datumaro report-speed curves lint types format clean
+.PHONY: help venv demo test test-full test-slow parity eval-nano calibrate-nano score-report ablation train-nano corpus zoo chaos integration label-studio datumaro report-speed bench-engine bench-pipeline bench-memory bench-png bench-scale curves lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,21 @@ zoo: $(STAMP) ## bad and unusual inputs between good neighbours, each with its d
 
 report-speed: $(STAMP) ## how long people wait for a report of 20 and of 2,000 objects, in a real browser; fails above 3 s
 	$(BIN)/python benchmarks/report_page.py
+
+bench-engine: $(STAMP) ## the engine beside a plain baseline, and how far its alphas are from it; fails where a target is missed
+	$(BIN)/python benchmarks/engine.py
+
+bench-pipeline: $(STAMP) ## jobs/label.py beside the bare engine and plain Python, over a real S3 server; fails where a target is missed
+	$(BIN)/python benchmarks/pipeline.py
+
+bench-memory: $(STAMP) ## memory of driver and object store with 1,000 and 20,000 images; fails where a target is missed
+	$(BIN)/python benchmarks/memory.py
+
+bench-png: $(STAMP) ## size and time of alphas as PNG, by setting; fails unless the chosen one is among the best
+	$(BIN)/python benchmarks/png.py
+
+bench-scale: $(STAMP) ## a million simulated records: scheduling, resume, reconciliation; fails where a target is missed
+	$(BIN)/python benchmarks/scale.py --rows 1000000
 
 curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")

@@ -74,7 +74,10 @@ class Engine:
         Returns:
             Scaled latents ``(B, C, h, w)``.
         """
-        pixels = pixels.to(self._device, torch.float32).expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
+        if self._device.type == "cuda" and pixels.device.type == "cpu":
+            pixels = pixels.pin_memory()  # the copy then runs beside what the device computes
+        pixels = pixels.to(self._device, torch.float32, non_blocking=True)
+        pixels = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
         return self._encoder(pixels)
 
     def predict_latent(
