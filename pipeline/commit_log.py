@@ -49,8 +49,8 @@ COMPACT_SECONDS = 60.0
 LOG_COMMITS = 10_000
 """Commits in one log of :func:`merge`, at most."""
 
-LOG_ROWS = 250_000
-"""Records of the commits in one log, at most, unless one commit alone has more: readers hold three logs at a time."""
+LOG_ROWS = 100_000
+"""Records of the commits in one log, at most, unless one commit alone has more: readers hold a few logs at a time."""
 
 LOG_SCHEMA = pa.schema(
     [
@@ -74,7 +74,7 @@ _T = TypeVar("_T")
 _Taker = TypeVar("_Taker", bound="Taker")
 _log = logging.getLogger(__name__)
 _READERS = 32  # objects read or deleted at a time: each request to a store is mostly waiting
-_LOGS_AHEAD = 8  # read before they are wanted
+_LOGS_AHEAD = 4  # read before they are wanted
 _ATTEMPTS = 5  # at a consistent view, while another job compacts
 _NAME = re.compile(r"(part|log)-(\d{6})-([0-9a-f]{6})-.+\.(json|parquet)")
 
