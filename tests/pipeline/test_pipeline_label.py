@@ -110,8 +110,8 @@ def test_a_complete_run_is_left_as_it_is_and_another_one_is_equal(tmp_path: Path
     zoo.write_tars(tmp_path / "corpus", zoo.zoo()[:3])
     settings = config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "run")
     assert label(settings).complete
-    two = ("workers.images_per_block=1", "workers.blocks_in_hand=2")
-    assert label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "other", *two)).complete
+    two = "workers.blocks_in_hand=2"
+    assert label(config("webdataset", tmp_path / "corpus/*.tar", tmp_path / "other", two)).complete
     alphas = [
         {
             row["record_id"]: row["alpha"]
