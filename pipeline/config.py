@@ -150,7 +150,7 @@ class ModelConfig(Section):
     revision: str | None = None
     """Hub revision."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 on GPUs that have it, float32 on CPUs."""
+    """`auto`: bfloat16 on GPUs that have it, float32 on CPUs and for small models."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU where the cluster has any, else the CPU."""
     input_size: int | None = Field(default=None, ge=64, multiple_of=64)
