@@ -158,7 +158,7 @@ def _interpolated(
     def row(at: NDArray[np.intp]) -> NDArray[np.float32]:
         start = (at * pixels.shape[1])[:, None]
         near, far = (flat.take(start + column).view(np.uint8).reshape(shape) for column in (left, right))
-        mixed = near.astype(np.float32)
+        mixed: NDArray[np.float32] = near.astype(np.float32)
         mixed += np.subtract(far, mixed) * across[:, None]
         return mixed
 

@@ -27,8 +27,8 @@ def colour_bins(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
     Returns:
         ``(h, w)`` int16.
     """
-    red, green, blue = (plane >> _SHIFT for plane in cv2.split(pixels))
-    bins = red.astype(np.int16) * np.int16(LEVELS**2)
+    red, green, blue = (np.right_shift(plane, _SHIFT) for plane in cv2.split(pixels))
+    bins: NDArray[np.int16] = red.astype(np.int16) * np.int16(LEVELS**2)
     bins += green * np.uint8(LEVELS) + blue  # below 64: no overflow
     return bins
 

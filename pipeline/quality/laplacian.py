@@ -64,8 +64,7 @@ def matting_energy(alpha: NDArray[np.float32], local: LocalColours, centres: NDA
     rr, rg, rb, gg, gb, bb = (
         (_AREA * product - colours[i] * colours[j]) * scale for product, (i, j) in zip(products, _PAIRS, strict=True)
     )
-    for variance in (rr, gg, bb):
-        variance += EPSILON / _AREA
+    rr, gg, bb = (variance + EPSILON / _AREA for variance in (rr, gg, bb))
     first, second, third = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
     determinant = rr * first + rg * second + rb * third
 

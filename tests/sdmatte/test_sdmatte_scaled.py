@@ -27,7 +27,8 @@ def means(pixels: NDArray[np.uint8], by: int) -> NDArray[np.float64]:
     """Means of blocks of ``by`` x ``by`` pixels; the last row and column repeated where they are short of pixels."""
     tall, wide = -pixels.shape[0] % by, -pixels.shape[1] % by
     padded = np.pad(pixels.astype(np.float64), ((0, tall), (0, wide), (0, 0)), mode="edge")
-    return padded.reshape(padded.shape[0] // by, by, padded.shape[1] // by, by, 3).mean(axis=(1, 3))
+    blocks = padded.reshape(padded.shape[0] // by, by, padded.shape[1] // by, by, 3)
+    return np.asarray(blocks.mean(axis=(1, 3)))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}], ids=str)
