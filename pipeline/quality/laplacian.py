@@ -68,7 +68,7 @@ def matting_energy(alpha: NDArray[np.float32], local: LocalColours, centres: NDA
     first, second, third = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
     determinant = rr * first + rg * second + rb * third
 
-    total, squares, *together = _moments(alpha, local.pixels).reshape(-1, 5).take(at, axis=0).T
+    total, squares, *together = _moments(alpha, local.pixels, at)
     x, y, z = (
         (_AREA * product - total * colour) * (1 / (_AREA * _AREA * 255.0))
         for product, colour in zip(together, colours, strict=True)
@@ -94,11 +94,27 @@ def laplacian_energy(alpha: NDArray[np.float32], local: LocalColours, band: NDAr
     return float(np.log10(matting_energy(alpha, local, band) / pixels + LEAST)) if pixels else None
 
 
-def _moments(alpha: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the sums of alpha, of its square, and of its products with r, g and b over each window."""
-    values = alpha.astype(np.float64)
-    coloured = (cv2.multiply(values, plane, dtype=cv2.CV_64F) for plane in cv2.split(pixels))
-    return _sums(cv2.merge([values, cv2.multiply(values, values), *coloured]))
+def _moments(alpha: NDArray[np.float32], pixels: NDArray[np.uint8], at: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the sums of alpha, of its square, and of its products with r, g and b over some windows, ``(5, N)``.
+
+    Pixel by pixel of a window, for all of them: a band has few windows, and only these are touched.
+
+    Args:
+        alpha: ``(h, w)`` float32.
+        pixels: ``(h, w, 3)`` uint8 RGB.
+        at: Numbers of the windows, counted along the rows of those that lie in the picture.
+    """
+    width = alpha.shape[1]
+    corner = at + at // (width - 2) * 2  # the number of its first pixel
+    sums = np.zeros((5, at.size))
+    for offset in (row * width + column for row in range(3) for column in range(3)):
+        values = alpha.ravel().take(corner + offset).astype(np.float64)
+        colours = pixels.reshape(-1, 3).take(corner + offset, axis=0)
+        sums[0] += values
+        sums[1] += values * values
+        for channel in range(3):
+            sums[2 + channel] += values * colours[:, channel]
+    return sums
 
 
 def _sums(values: NDArray[Any]) -> NDArray[Any]:
