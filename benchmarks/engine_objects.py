@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import zlib
 from collections.abc import Mapping
@@ -112,14 +113,24 @@ def covered(each: Asked, at: int) -> float:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's configurations, and its float32 weights by their released names."""
+    """A model's configurations, and its float32 weights by their released names.
+
+    Attributes:
+        name: For tables.
+        configs: Of the model.
+        state: The weights.
+        source: What :func:`weights` finds them by in another process.
+        file: Where name-seeded ones are mapped from.
+    """
 
     name: str
     configs: ModelConfigs
     state: Mapping[str, Tensor]
+    source: str = ""
+    file: Path | None = None
 
     def plain(self, size: int, device: str) -> PlainMatter:
-        """Return the baseline; it shares these weights on the CPU."""
+        """Return the baseline; on the CPU it shares these weights."""
         return PlainMatter(self.configs, self.state, size, device)
 
     def engine(self, size: int, device: str, precision: Precision = "auto") -> SDMatte:
@@ -131,24 +142,36 @@ class Weights:
         return SDMatte(network, self.configs, options, name=self.name, weights_sha256="0" * 64)
 
 
-def bundled() -> Weights:
-    """Return the bundled model."""
-    files = locate(BUNDLED)
-    state = {name: tensor.float() for name, tensor in read_state_dict(files.weights).items()}
-    return Weights(files.name, files.configs, state)
-
-
-def seeded(config: str = "sdmatte") -> Weights:
-    """Return a packaged configuration with weights that follow from the tensors' names (see tests/support/seeded.py).
+def weights(source: str, file: Path | None = None) -> Weights:
+    """Return a model's weights.
 
     Args:
-        config: `sdmatte` is the released one: 1.3 G parameters, 5.2 GB, about a minute.
+        source: The bundled model's name, or that of a packaged configuration, which gets weights that follow from the
+            tensors' names (tests/support/seeded.py). `sdmatte` is the released one: 1.3 G parameters, 5.2 GB.
+        file: Where name-seeded weights are mapped from; drawn into it first, about a minute, if it is not there.
     """
-    from support.seeded import seeded_tensor
-
-    configs = ModelConfigs.released(config)
+    if source == BUNDLED:
+        files = locate(BUNDLED)
+        state = {name: tensor.float() for name, tensor in read_state_dict(files.weights).items()}
+        return Weights(files.name, files.configs, state, source)
+    assert file is not None
+    configs = ModelConfigs.released(source)
     with torch.device("meta"):
         network = PlainNetwork(configs)
     shapes = {released_name(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    state = {name: torch.from_numpy(seeded_tensor(name, shape)) for name, shape in shapes.items()}
-    return Weights(f"{config}, name-seeded", configs, state)
+    if not file.exists():
+        _draw(shapes, file)
+    # Copied on write: what one process might do to its weights, no other sees.
+    flat = torch.from_numpy(np.memmap(file, np.float32, "c"))
+    parts = flat.split([math.prod(shape) for shape in shapes.values()])
+    state = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return Weights(f"{source}, name-seeded", configs, state, source, file)
+
+
+def _draw(shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Write the tensors one after the other."""
+    from support.seeded import seeded_tensor
+
+    with file.open("wb") as opened:
+        for name, shape in shapes.items():
+            seeded_tensor(name, shape).tofile(opened)

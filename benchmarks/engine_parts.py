@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.engine_baseline import PlainMatter
 from benchmarks.engine_emulation import EmulatedBfloat16
 from benchmarks.engine_objects import (
     BATCH,
@@ -18,15 +19,16 @@ from benchmarks.engine_objects import (
     ONE_PROMPT,
     Weights,
     asked,
-    bundled,
     mattes,
-    seeded,
+    weights,
 )  # fmt: skip
 from benchmarks.engine_peak import computes_bfloat16, measure
+from benchmarks.engine_process import Process, plain_process
 from benchmarks.engine_profile import table
-from benchmarks.engine_public import PublicCode
-from benchmarks.engine_timing import PLAIN, Side, alternate, deviation, engine_side, plain_side, tell
+from benchmarks.engine_public import public_process, require_checkout, write_configs
+from benchmarks.engine_timing import PLAIN, Side, alternate, deviation, engine_side, tell
 from benchmarks.engine_work import Passes, count
+from sdmatte.configs import BUNDLED
 from sdmatte.devices import Precision, choose_device, choose_dtype
 
 if TYPE_CHECKING:
@@ -56,55 +58,57 @@ def peaks(plan: Plan, results: Results) -> None:
 
 def nano(plan: Plan, results: Results) -> None:
     """Time the bundled model's batch, and measure its deviations on photographs in every mode."""
-    weights, size = bundled(), plan.nano_size
+    model, size = weights(BUNDLED), plan.nano_size
     batch = asked(BATCH)
-    sides = {PLAIN: plain_side(weights.plain(size, plan.device))}
-    sides |= {name: engine_side(weights.engine(size, plan.device, name)) for name in precisions(plan.device)}
-    results.comparisons["nano"] = alternate(
-        f"{weights.name}, {size} px, batch of {len(BATCH)}", sides, [batch] * plan.nano_rounds, list(sides)
-    )
-    results.work["nano"] = count(weights.configs, size).needed(len(batch), len(BATCH))
-    for side in sorted({min(weights.configs.input_size, size), size}):
-        _nano_deviations(plan, results, weights, side)
+    with plain_process(model, plan.device, plan.threads) as plain:
+        sides = {PLAIN: plain.side(size)}
+        sides |= {name: engine_side(model.engine(size, plan.device, name)) for name in precisions(plan.device)}
+        title = f"{model.name}, {size} px, batch of {len(BATCH)}"
+        results.comparisons["nano"] = alternate(title, sides, [batch] * plan.nano_rounds, list(sides))
+        results.work["nano"] = count(model.configs, size).needed(len(batch), len(BATCH))
+        for side in sorted({min(model.configs.input_size, size), size}):
+            _nano_deviations(plan, results, model, side, plain)
 
 
-def _nano_deviations(plan: Plan, results: Results, weights: Weights, size: int) -> None:
+def _nano_deviations(plan: Plan, results: Results, model: Weights, size: int, plain: Process) -> None:
     """Compare every mode with the baseline: boxes, masks and points of the photographs' objects."""
     names = list(mattes())[: plan.objects]
     questions = [group for name in names for group in asked(tuple((name, kind) for kind in ("box", "mask", "points")))]
-    plain = plain_side(weights.plain(size, plan.device))
-    tell(f"deviations of {weights.name} at {size} px")
-    expected = [alpha for each in questions for alpha in plain([each]).alphas]
+    tell(f"deviations of {model.name} at {size} px")
+    expected = plain.side(size)(questions).alphas
     for name, emulated in _modes(plan):
-        if emulated and size > weights.configs.input_size:
+        if emulated and size > model.configs.input_size:
             continue
         with _arithmetic(emulated) as mode:
-            engine = engine_side(weights.engine(size, plan.device, name))
+            engine = engine_side(model.engine(size, plan.device, name))
             found = [alpha for each in questions for alpha in engine([each]).alphas]
-        label = f"{weights.name}, {size} px, {name}{_how(mode)}"
-        results.deviations[label] = deviation(expected, found)
+        results.deviations[f"{model.name}, {size} px, {name}{_how(mode)}"] = deviation(expected, found)
 
 
 def released(plan: Plan, results: Results) -> None:
     """Time the released configuration with one prompt per image and with four; deviations on the way."""
-    tell(f"drawing the weights of {plan.config}")
-    weights = seeded(plan.config)
-    matter = weights.plain(plan.size, plan.device)
-    sides: dict[str, Side] = {PLAIN: plain_side(matter)}
-    sides |= {name: engine_side(weights.engine(plan.size, plan.device, name)) for name in precisions(plan.device)}
-    on_gpu = torch.device(plan.device).type == "cuda"
-    if not on_gpu:  # libraries and threads; at the full size it would cost minutes
-        matter.input_size = matter.network.stride
-        sides[PLAIN](asked(ONE_PROMPT[0]))
-        matter.input_size = plan.size
-    warm = [name for name in sides if on_gpu or name != PLAIN]
-    _compare(plan, results, f"{weights.name}, {plan.size} px", sides, warm, count(weights.configs, plan.size))
-    sides.clear()
-    gc.collect()
-    if on_gpu:
-        _memory(plan, results, weights)
-    if not computes_bfloat16(plan.device):
-        _emulated(plan, results, weights, matter)
+    with _seeded(plan.config) as model, plain_process(model, plan.device, plan.threads) as plain:
+        sides = {PLAIN: plain.side(plan.size)}
+        sides |= {name: engine_side(model.engine(plan.size, plan.device, name)) for name in precisions(plan.device)}
+        on_gpu = torch.device(plan.device).type == "cuda"
+        if not on_gpu:  # libraries and threads; at the full size it would cost minutes
+            plain.side(64)(asked(ONE_PROMPT[0]))
+        warm = [name for name in sides if on_gpu or name != PLAIN]
+        _compare(plan, results, f"{model.name}, {plan.size} px", sides, warm, count(model.configs, plan.size))
+        sides.clear()
+        gc.collect()
+        if on_gpu:
+            _memory(plan, results, model)
+        if not computes_bfloat16(plan.device):
+            _emulated(plan, results, model, plain)
+
+
+@contextmanager
+def _seeded(config: str) -> Iterator[Weights]:
+    """Draw name-seeded weights into a temporary file."""
+    with TemporaryDirectory(prefix="bench-engine-") as folder:
+        tell(f"drawing the weights of {config}")
+        yield weights(config, Path(folder) / "weights.float32")
 
 
 def _compare(
@@ -124,59 +128,62 @@ def _compare(
             results.deviations[f"{where}, {name}"] = deviation(found[PLAIN], found[name])
 
 
-def _emulated(plan: Plan, results: Results, weights: Weights, matter: PlainMatter) -> None:
+def _emulated(plan: Plan, results: Results, model: Weights, plain: Process) -> None:
     """Measure the deviations of bfloat16 at a smaller size, with emulated arithmetic."""
     size = plan.emulated_size
-    label = f"{weights.name}, {size} px, bfloat16"
+    label = f"{model.name}, {size} px, bfloat16"
     tell(f"deviations of {label}, emulated")
     questions = [group for wanted in ONE_PROMPT[:2] for group in asked(wanted)]
-    matter.input_size = size
-    expected = plain_side(matter)(questions).alphas
+    expected = plain.side(size)(questions).alphas
     with EmulatedBfloat16() as mode:
-        found = engine_side(weights.engine(size, plan.device, "bfloat16"))(questions).alphas
+        found = engine_side(model.engine(size, plan.device, "bfloat16"))(questions).alphas
     results.deviations[label + _how(mode)] = deviation(expected, found)
 
 
-def _memory(plan: Plan, results: Results, weights: Weights) -> None:
-    """Measure the peak memory of a batch of four objects on a GPU, weights of that one model included."""
+def _memory(plan: Plan, results: Results, model: Weights) -> None:
+    """Measure the peak memory of a batch of four objects on a GPU, the weights included."""
     questions = asked(FOUR_PROMPTS[0])
     for name in precisions(plan.device):
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(plan.device)
-        model = weights.engine(plan.size, plan.device, name)
+        engine = model.engine(plan.size, plan.device, name)
         torch.cuda.reset_peak_memory_stats(plan.device)
-        engine_side(model)(questions)
+        engine_side(engine)(questions)
         results.memory[name] = (torch.cuda.max_memory_allocated(plan.device) - before) / 2**30
-        del model
+        del engine
         gc.collect()
 
 
-def against(plan: Plan, results: Results, folder: Path, configs: Path | None, threads: int) -> None:
+def against(plan: Plan, results: Results, folder: Path, configs: Path | None) -> None:
     """Time the released configuration beside a checkout of the public code, in the baseline's place."""
-    with PublicCode(folder, plan.size, plan.device, threads, configs) as public:
-        weights = seeded("sdmatte")
-        sides: dict[str, Side] = {PLAIN: public}
-        sides |= {name: engine_side(weights.engine(plan.size, plan.device, name)) for name in precisions(plan.device)}
-        where, passes = f"{weights.name}, {plan.size} px, {folder.name}", count(weights.configs, plan.size)
-        del weights  # the engine keeps what it needs; the public code's process holds all of it once more
-        warm = [name for name in sides if name != PLAIN or torch.device(plan.device).type == "cuda"]
-        _compare(plan, results, where, sides, warm, passes)
+    require_checkout(folder)
+    with _seeded("sdmatte") as model, TemporaryDirectory(prefix="bench-engine-") as temporary:
+        used = configs or write_configs(Path(temporary) / "configs")
+        with public_process(folder, model, used, plan.device, plan.threads) as public:
+            sides = {PLAIN: public.side(plan.size)}
+            sides |= {
+                each: engine_side(model.engine(plan.size, plan.device, each)) for each in precisions(plan.device)
+            }
+            warm = [name for name in sides if name != PLAIN or torch.device(plan.device).type == "cuda"]
+            where = f"{model.name}, {plan.size} px, beside {folder.name}"
+            _compare(plan, results, where, sides, warm, count(model.configs, plan.size))
 
 
 def profiles(plan: Plan) -> str:
-    """Return the time by operator of the engine and of the baseline: released configuration, and bundled model."""
+    """Return the engine's time by operator, with the released configuration and with the bundled model."""
     tables = []
-    for weights, size, questions in ((seeded(plan.config), plan.size, asked(ONE_PROMPT[0])),
-                                     (bundled(), plan.nano_size, asked(BATCH))):  # fmt: skip
-        matter = weights.plain(size, plan.device)
-        model = weights.engine(size, plan.device)
-        objects = sum(len(each.prompts) for each in questions)
-        for name, side in ((f"engine, {model.precision}", engine_side(model)), ("baseline", plain_side(matter))):
-            title = f"{weights.name}, {size} px, {objects} object{'s' * (objects > 1)}, {name}"
+    with _seeded(plan.config) as big:
+        for model, size, questions in (
+            (big, plan.size, asked(ONE_PROMPT[0])),
+            (weights(BUNDLED), plan.nano_size, asked(BATCH)),
+        ):
+            objects = sum(len(each.prompts) for each in questions)
+            title = f"{model.name}, {size} px, {objects} object{'s' * (objects > 1)}"
             tell(f"profile: {title}")
-            tables.append(table(title, lambda side=side, questions=questions: side(questions), plan.device))
-        del matter, model
-        gc.collect()
+            side = engine_side(model.engine(size, plan.device))
+            tables.append(table(f"{title}, engine", partial(side, questions), plan.device))
+            del side
+            gc.collect()
     return "\n\n\n".join(tables)
 
 

@@ -4,8 +4,8 @@ FOLDER is a clone of github.com/vivoCameraResearch/SDMatte that the user made; n
 It runs in a process of its own, on this project's Python: modules that it only trains or logs with (detectron2 and
 what comes with it) get empty stand-ins where they are not installed, and its fixed `cuda` becomes the CPU where that
 is the device. Its model computes unchanged, with the same name-seeded weights. It reads configurations and a tokenizer
-from a folder: the one given by `--against-configs` (LongfeiHuang/SDMatte without the weights), or one made from
-the configurations that ship with this project and a tokenizer that knows the empty caption alone.
+from a folder: the one given by `--against-configs` (LongfeiHuang/SDMatte without the weights), or one made from the
+configurations that ship with this project and a tokenizer that knows the empty caption alone.
 
 Only the released configuration runs there: its code fixes the U-Net's context at 1024 channels. It chooses the kind of
 prompt when the model is built, so that is set for every object.
@@ -13,136 +13,63 @@ prompt when the model is built, so that is set for every object.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for `benchmarks`, when run as a script
+from benchmarks.engine_objects import Weights
+from benchmarks.engine_process import Matter, Process, ProcessError
+from benchmarks.engine_timing import Alpha
+from sdmatte.configs import packaged_folder
+from sdmatte.geometry import from_grid, to_grid
+from sdmatte.prompt_maps import prompt_map
+from sdmatte.prompts import Prompt
 
 CONFIG = "sdmatte"
 _TRAINING = ("detectron2", "fvcore", "omegaconf", "easydict", "cached_property", "fairscale", "timm", "tensorboard")
 _MODELING = Path("modeling") / "SDMatte" / "meta_arch.py"
 _INPUTS = {
-    "box": ("bbox_mask", "bbox_coords"),
-    "points": ("point_mask", "point_coords"),
-    "mask": ("mask", "mask_coords"),
-}
+    "box": ("bbox_mask", "bbox_coords"), "points": ("point_mask", "point_coords"), "mask": ("mask", "mask_coords"),
+}  # fmt: skip
 
 
-class PublicCodeError(Exception):
-    """The checkout can't be run; the message says what it needs."""
+def require_checkout(folder: Path) -> None:
+    """Refuse a folder that is no checkout of the public implementation.
+
+    Raises:
+        ProcessError: It is none.
+    """
+    if not (folder / _MODELING).is_file():
+        raise ProcessError(
+            f"{folder} has no {_MODELING}: name a clone of https://github.com/vivoCameraResearch/SDMatte"
+        )
 
 
-class PublicCode:
-    """The public implementation in a process of its own; a context manager.
+def public_process(folder: Path, weights: Weights, configs: Path, device: str, threads: int) -> Process:
+    """Start the public implementation; its seconds are those of its model alone.
 
     Args:
         folder: The checkout.
-        size: Side of the square input, pixels.
+        weights: Name-seeded, of the released configuration.
+        configs: Folder with `unet/ vae/ text_encoder/ scheduler/ tokenizer/`; see :func:`write_configs`.
         device: `cpu` or `cuda`.
         threads: Of torch.
-        configs: Folder with `unet/ vae/ text_encoder/ scheduler/ tokenizer/`; default made from the packaged ones.
 
     Raises:
-        PublicCodeError: It is no checkout of the public implementation, or that does not start.
+        ProcessError: It does not start.
     """
-
-    def __init__(self, folder: Path, size: int, device: str, threads: int, configs: Path | None = None) -> None:
-        if not (folder / _MODELING).is_file():
-            raise PublicCodeError(
-                f"{folder} has no {_MODELING}: name a clone of https://github.com/vivoCameraResearch/SDMatte"
-            )
-        self._work = tempfile.TemporaryDirectory(prefix="engine-public-")
-        self._size = size
-        root = Path(self._work.name)
-        command = [sys.executable, __file__, str(folder.resolve()), str(configs or write_configs(root / "configs"))]
-        command += [device, str(threads), str(root)]
-        self._child = subprocess.Popen(  # noqa: S603  # this file, and the folder that the user asked to run
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            self._read()  # it is ready
-        except PublicCodeError:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process."""
-        if self._child.stdin:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.close()
-        self._child.wait()
-        self._work.cleanup()
-
-    def __call__(self, asked: Sequence[Any]) -> Any:
-        """Matte objects one by one, as a side of a comparison; the seconds are those of its model alone."""
-        from benchmarks.engine_timing import Answer
-        from sdmatte.geometry import from_grid
-
-        alphas, seconds = [], 0.0
-        for each in asked:
-            height, width = each.image.shape[:2]
-            for prompt in each.prompts:
-                np.savez(Path(self._work.name) / "asked.npz", **inputs(each.image, prompt, self._size))
-                seconds += self._ask({"kind": prompt.kind})
-                alpha = np.load(Path(self._work.name) / "alpha.npy", allow_pickle=False)
-                alphas.append(from_grid(alpha, width, height))
-        return Answer(alphas, seconds)
-
-    def _ask(self, question: Mapping[str, Any]) -> float:
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(json.dumps(question) + "\n")
-            self._child.stdin.flush()
-        except BrokenPipeError:
-            pass  # _read says so
-        return float(self._read()["seconds"])
-
-    def _read(self) -> dict[str, Any]:
-        assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        if not line:
-            raise PublicCodeError(
-                f"the public implementation stopped with exit code {self._child.wait()}; its messages stand above"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def inputs(image: np.ndarray[Any, Any], prompt: Any, size: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what the public model takes for an object, batch 1: image, prompt image and coordinates."""
-    from sdmatte.geometry import to_grid
-    from sdmatte.prompt_maps import prompt_map
-
-    height, width = image.shape[:2]
-    drawn = prompt_map(prompt, width, height, (size, size))
-    return {
-        "image": to_grid(image, (size, size))[None],
-        "map": drawn.pixels[None, None],
-        "coordinates": drawn.coordinates[None],
-        "is_trans": np.array([1.0 if prompt.transparent else 0.0], np.float32),
-    }
+    arguments = (folder.resolve(), weights.source, weights.file, configs, device)
+    return Process(f"the public implementation in {folder}", _public, arguments, threads)
 
 
 def write_configs(folder: Path) -> Path:
@@ -150,8 +77,6 @@ def write_configs(folder: Path) -> Path:
 
     Its vocabulary gives the ids that Stable Diffusion 2's tokenizer gives for the empty caption: start, end, then 0.
     """
-    from sdmatte.configs import packaged_folder
-
     shutil.copytree(packaged_folder(CONFIG), folder)
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(exist_ok=True)
@@ -166,15 +91,61 @@ def write_configs(folder: Path) -> Path:
     return folder
 
 
-class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+def inputs(image: np.ndarray[Any, Any], prompt: Prompt, size: int) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Return what the public model takes for an object, batch 1, by the names that it gives them."""
+    height, width = image.shape[:2]
+    drawn = prompt_map(prompt, width, height, (size, size))
+    map_name, coordinates_name = _INPUTS[prompt.kind]
+    return {
+        "image": to_grid(image, (size, size))[None],
+        map_name: drawn.pixels[None, None],
+        coordinates_name: drawn.coordinates[None],
+        "is_trans": np.array([1.0 if prompt.transparent else 0.0], np.float32),
+    }
+
+
+def _public(folder: Path, source: str, file: Path | None, configs: Path, device: str) -> Matter:
+    """Build the public model in the process that this is."""
+    import torch
+
+    from benchmarks.engine_objects import weights
+    from sdmatte.checkpoint import load_into
+
+    sys.meta_path.append(StandIns())
+    sys.path.insert(0, str(folder))
+    from modeling.SDMatte.meta_arch import SDMatte as PublicSDMatte  # type: ignore[import-not-found]
+
+    with computing_on(device):
+        model = PublicSDMatte(
+            str(configs), conv_scale=3, aux_input=None, use_aux_input=True, add_noise=False, load_weight=False,
+            use_encoder_hidden_states_list=[False, True, False],
+        )  # fmt: skip
+    load_into(model, weights(source, file).state, where="the public model", dtype=torch.float32)
+    model = model.to(device).eval()
+
+    def matte(image: Any, prompt: Prompt, size: int) -> tuple[Alpha, float]:
+        data = {name: torch.from_numpy(array) for name, array in inputs(image, prompt, size).items()}
+        model.aux_input = _INPUTS[prompt.kind][0]
+        with computing_on(device), torch.no_grad():
+            start = time.perf_counter()
+            alpha = model(data)[0, 0].cpu().numpy()
+            seconds = time.perf_counter() - start
+        return from_grid(alpha, image.shape[1], image.shape[0]), seconds
+
+    return matte
+
+
+class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds modules that are not installed and only matter to training: any name in them is an empty class."""
 
     def find_spec(self, fullname: str, *_where: object) -> importlib.machinery.ModuleSpec | None:
+        """Return where a module comes from, if it is one of those."""
         if fullname.partition(".")[0] not in _TRAINING:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """Return the stand-in."""
         module = types.ModuleType(spec.name)
         module.__getattr__ = _anything  # type: ignore[method-assign]
         return module
@@ -189,50 +160,8 @@ def _anything(name: str) -> type:
     return type(name, (), {})
 
 
-def serve(folder: Path, configs: Path, device: str, threads: int, work: Path, replies: IO[str]) -> None:
-    """Be the process: build the public model, load name-seeded weights, and answer questions on stdin.
-
-    Args:
-        folder: The checkout.
-        configs: Its model folder.
-        device: `cpu` or `cuda`.
-        threads: Of torch.
-        work: Folder that inputs come in and alphas go out.
-        replies: Where the answers go, one JSON object per line.
-    """
-    import torch
-
-    from benchmarks.engine_objects import seeded
-    from sdmatte.checkpoint import load_into
-
-    torch.set_num_threads(threads)
-    sys.meta_path.append(_StandIns())
-    sys.path.insert(0, str(folder))
-    from modeling.SDMatte.meta_arch import SDMatte as PublicSDMatte  # type: ignore[import-not-found]
-
-    with _on(device), torch.no_grad():
-        model = PublicSDMatte(
-            str(configs), conv_scale=3, aux_input=None, use_aux_input=True, add_noise=False, load_weight=False,
-            use_encoder_hidden_states_list=[False, True, False],
-        )  # fmt: skip
-        load_into(model, seeded(CONFIG).state, where="the public model", dtype=torch.float32)
-        model = model.to(device).eval()
-        print(json.dumps({"ready": True}), file=replies, flush=True)
-        for line in sys.stdin:
-            kind, coordinates = _INPUTS[json.loads(line)["kind"]]
-            with np.load(work / "asked.npz", allow_pickle=False) as found:
-                arrays = {name: torch.from_numpy(found[name]) for name in found.files}
-            model.aux_input = kind
-            data = {"image": arrays["image"], kind: arrays["map"], coordinates: arrays["coordinates"]}
-            start = time.perf_counter()
-            alpha = model(data | {"is_trans": arrays["is_trans"]})[0, 0].cpu().numpy()
-            seconds = time.perf_counter() - start
-            np.save(work / "alpha.npy", alpha)
-            print(json.dumps({"seconds": seconds}), file=replies, flush=True)
-
-
 @contextlib.contextmanager
-def _on(device: str) -> Any:
+def computing_on(device: str) -> Iterator[None]:
     """Send what the public code puts on `cuda` to the CPU, where it is to run there."""
     import torch
     from torch.overrides import TorchFunctionMode
@@ -248,17 +177,5 @@ def _on(device: str) -> Any:
                 args = tuple("cpu" if isinstance(each, str) and each.startswith("cuda") else each for each in args)
             return func(*args, **kwargs)
 
-    with OnCPU() if device == "cpu" else contextlib.nullcontext():
+    with OnCPU() if torch.device(device).type == "cpu" else contextlib.nullcontext():
         yield
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="the child process of benchmarks/engine.py --against")
-    for name in ("folder", "configs", "device", "threads", "work"):
-        parser.add_argument(name)
-    given = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    sys.stdout = sys.stderr  # what the public code prints is no answer
-    serve(
-        Path(given.folder), Path(given.configs), given.device, int(given.threads), Path(given.work), answers
-    )  # fmt: skip

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engine_baseline import PlainMatter
 from benchmarks.engine_objects import Asked
 from sdmatte.model import SDMatte
 
@@ -47,11 +46,6 @@ def timed(matte: Callable[[Sequence[Asked]], list[Alpha]]) -> Side:
         return Answer(alphas, time.perf_counter() - start)
 
     return side
-
-
-def plain_side(matter: PlainMatter) -> Side:
-    """Return the baseline: one object after the other."""
-    return timed(lambda asked: [matter.matte(each.image, prompt) for each in asked for prompt in each.prompts])
 
 
 def engine_side(model: SDMatte) -> Side:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from benchmarks.engine_baseline import OUTSIDE, PlainMatter
-from benchmarks.engine_objects import Weights, bundled
+from benchmarks.engine_objects import Asked, Weights
+from benchmarks.engine_objects import weights as found_weights
+from benchmarks.engine_process import plain_process
 from sdmatte import Auto, Box, Mask, Points, SDMatte
-from sdmatte.configs import ModelConfigs
+from sdmatte.configs import BUNDLED, ModelConfigs
 from sdmatte.prompts import Prompt
 from support.models import photo
 from support.parity import FIXTURES
@@ -56,8 +58,22 @@ def test_its_alphas_are_the_models(name: str, prompt: str) -> None:
 
 
 def test_its_alphas_of_the_bundled_model_are_the_models() -> None:
-    found = bundled().plain(SIZE, "cpu").matte(IMAGE, PROMPTS["box"])
-    np.testing.assert_allclose(found, bundled().engine(SIZE, "cpu", "float32")(IMAGE, PROMPTS["box"]), atol=1e-3)
+    bundled = found_weights(BUNDLED)
+    found = bundled.plain(SIZE, "cpu").matte(IMAGE, PROMPTS["box"])
+    np.testing.assert_allclose(found, bundled.engine(SIZE, "cpu", "float32")(IMAGE, PROMPTS["box"]), atol=1e-3)
+
+
+@pytest.mark.slow  # the child imports torch and diffusers
+def test_its_process_gives_the_same_alphas() -> None:
+    bundled = found_weights(BUNDLED)
+    asked = [Asked(IMAGE, [PROMPTS["box"], PROMPTS["points"]]), Asked(IMAGE[:50], [PROMPTS["tiny box"]])]
+    matter = bundled.plain(SIZE, "cpu")
+    with plain_process(bundled, "cpu", torch.get_num_threads()) as process:
+        answer = process.side(SIZE)(asked)
+    expected = [matter.matte(each.image, prompt) for each in asked for prompt in each.prompts]
+    assert answer.seconds > 0
+    for one, other in zip(answer.alphas, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_prompts_differ() -> None:
