@@ -204,7 +204,7 @@ class ByShard:
     """Gathers what commits hold, by name of the shard, while they come past.
 
     Of a shard that is whole the ids are let go: of a run in order, only those of the few shards that are just being
-    worked on are in memory at any time, and about 500 bytes per shard.
+    worked on are in memory at any time, and about 700 bytes per shard.
 
     Args:
         keep: Shards whose ids are kept all the same; None for all.

@@ -73,7 +73,7 @@ class _Shard:
 class Tally:
     """What the commits of a run hold, gathered as they come past; see :func:`reconciled`.
 
-    Memory: about 500 bytes per shard and 150 per commit, and the ids of shards that are not whole. Of the others the
+    Memory: about 700 bytes per shard and 230 per commit, and the ids of shards that are not whole. Of the others the
     ids are counted, to find those that stand under two shards: on the disk, where there are many.
 
     Args:

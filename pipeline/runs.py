@@ -214,7 +214,7 @@ class RunDirectory:
     def progress(self) -> dict[str, Committed]:
         """Return what the run holds, by name of the shard, with the ids of those only that are not whole.
 
-        Memory: about 500 bytes per shard, 150 per commit and 100 per prompt-file key, whatever the records.
+        Memory: about 700 bytes per shard, 230 per commit and 100 per prompt-file key, whatever the records.
 
         Raises:
             ConfigurationError: A commit is damaged.
