@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigurationError
 
-IN_MEMORY = 2**18
-"""Ids held before they go to the disk (2 MB; about four times that while they are sorted)."""
+IN_MEMORY = 2**16
+"""Ids held before they go to the disk (half a megabyte; about four times that while they are sorted)."""
 
 _BUCKETS = 256
 
