@@ -38,7 +38,7 @@ from support.s3.moto_store import moto_store
 from support.s3.radosgw import missing, radosgw_store
 from support.s3.store import Store
 
-SOURCE, INPUT_SIZE, BATCH = "untrained:sdmatte-mini", 512, 4
+SOURCE, INPUT_SIZE, BATCH = "untrained:sdmatte-mini", 768, 4
 """The model that dominates: more than a second per object on two cores."""
 
 OBJECTS, IMAGES, WAITED = 40, 640, 240
