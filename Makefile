@@ -117,8 +117,8 @@ bench-memory: $(STAMP) ## memory of driver and object store with 1,000 and 20,00
 bench-png: $(STAMP) ## size and time of alphas as PNG, by setting; fails unless the chosen one is among the best
 	$(BIN)/python benchmarks/png.py
 
-bench-scale: $(STAMP) ## a million simulated records: scheduling, resume, reconciliation; fails where a target is missed
-	$(BIN)/python benchmarks/scale.py --rows 1000000
+bench-scale: $(STAMP) ## what grows with the corpus, and how; fails where a target is missed
+	$(BIN)/python benchmarks/scale.py
 
 curves: $(STAMP) ## loss curves of the bundled model's training (or RUN=folder of another), in runs/curves.png
 	$(BIN)/python benchmarks/curves.py $(if $(RUN),--run "$(RUN)")
