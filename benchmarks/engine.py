@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -175,4 +176,5 @@ def _write(path: Path, plan: Plan, results: Results, found: list[dict[str, Any]]
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or gigabytes of weights would stay behind
     sys.exit(main())

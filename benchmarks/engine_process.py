@@ -119,7 +119,7 @@ def _serve(connection: Connection, build: Callable[..., Matter], arguments: tupl
     torch.set_num_threads(threads)
     matte = build(*arguments)
     connection.send("ready")
-    with contextlib.suppress(EOFError):  # nobody asks any more
+    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody asks any more
         while True:
             size, asked = connection.recv()
             found = [matte(image, prompt, size) for image, prompts in asked for prompt in prompts]

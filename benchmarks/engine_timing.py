@@ -17,7 +17,7 @@ from sdmatte.model import SDMatte
 
 Alpha = NDArray[np.float32]
 
-PLAIN = "plain"
+PLAIN = "baseline"
 """Name of the side that the others are held against."""
 
 
