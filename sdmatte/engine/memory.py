@@ -37,6 +37,7 @@ def scratch(*shapes: Sequence[int]) -> list[Tensor]:
     sizes = [-(-math.prod(shape) // 16) * 16 for shape in shapes]
     space: Tensor | None = getattr(_local, "space", None)
     if space is None or space.numel() < sum(sizes):
-        space = _local.space = torch.empty(sum(sizes), device="cpu")
+        with torch.inference_mode(False):  # else only calls in inference mode could write to it
+            space = _local.space = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
     return [space[at : at + math.prod(shape)].view(*shape) for at, shape in zip(starts, shapes, strict=True)]
