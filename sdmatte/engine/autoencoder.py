@@ -9,13 +9,10 @@ from torch import Tensor, nn
 
 from sdmatte.engine.attention import attend
 from sdmatte.engine.blocks import ResnetBlock, to_picture, to_tokens
-from sdmatte.engine.convolution import Convolution
+from sdmatte.engine.convolution import DOWN_PADDING, Convolution
 from sdmatte.engine.norm import normalise
 from sdmatte.engine.runs import Axis, Counts, first_axis, worthwhile
 from sdmatte.vae import KLVAE
-
-_DOWN_PADDING = (0, 1, 0, 1)
-"""diffusers' encoder pads its strided convolutions on the right and below only."""
 
 
 class Encoder:
@@ -152,7 +149,7 @@ def _down(downsamplers: Any) -> Convolution | None:
     if not downsamplers:
         return None
     conv: nn.Conv2d = downsamplers[0].conv
-    return Convolution(conv.weight, conv.bias, stride=2, padding=_DOWN_PADDING)
+    return Convolution(conv.weight, conv.bias, stride=2, padding=DOWN_PADDING)
 
 
 def _mean_of_posterior(last: nn.Conv2d, quantise: nn.Conv2d, factor: float) -> Convolution:

@@ -18,8 +18,10 @@ from sdmatte.engine.runs import Counts, first_axis, worthwhile
 class ResnetBlock:
     """``x + conv2(silu(norm2(conv1(silu(norm1(x))) + embedding)))`` with a 1 x 1 convolution of ``x`` where needed.
 
+    The sum is divided by the block's `output_scale_factor`.
+
     Args:
-        block: A `ResnetBlock2D` that neither resamples nor scales its output.
+        block: A `ResnetBlock2D` that does not resample.
     """
 
     def __init__(self, block: Any) -> None:
@@ -27,6 +29,7 @@ class ResnetBlock:
         self._first, self._second = Convolution.of(block.conv1), Convolution.of(block.conv2)
         self._embed: nn.Linear | None = block.time_emb_proj
         self._shortcut = None if block.conv_shortcut is None else Convolution.of(block.conv_shortcut)
+        self._factor = float(block.output_scale_factor)
 
     def __call__(self, x: Tensor, embedding: Tensor | None = None, counts: Counts | None = None) -> Tensor:
         """Return a picture of ``x``'s size.
@@ -39,7 +42,8 @@ class ResnetBlock:
         extra = None if embedding is None or self._embed is None else self._embed(embedding)
         hidden = self._first(x, self._norms[0], extra, counts)
         out = self._second(hidden, self._norms[1], counts=counts)
-        return out.add_(x if self._shortcut is None else self._shortcut(x))
+        out.add_(x if self._shortcut is None else self._shortcut(x))
+        return out if self._factor == 1 else out.div_(self._factor)
 
 
 class CrossAttention(Protocol):

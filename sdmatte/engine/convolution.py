@@ -21,6 +21,9 @@ MOST_WEIGHTS = 1_000_000
 LEAST_TILES = 64
 """Tiles of a batch from which on it pays."""
 
+DOWN_PADDING = (0, 1, 0, 1)
+"""diffusers' strided convolutions without padding of their own get it on the right and below only."""
+
 
 class Convolution:
     """A convolution with what stands before it; upsampling by 2 may be in between.

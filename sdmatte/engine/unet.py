@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdmatte.embeddings import CoordinateFeatures
 from sdmatte.engine.attention import Keys, select_keys
 from sdmatte.engine.blocks import CrossAttention, FixedContext, PromptContext, ResnetBlock, Transformer
-from sdmatte.engine.convolution import Convolution
+from sdmatte.engine.convolution import DOWN_PADDING, Convolution
 from sdmatte.engine.norm import normalise
 from sdmatte.unet import PromptUNet
 
@@ -122,4 +122,9 @@ class _KeysByGrid:
 
 def _resampler(block: Any, name: str) -> Convolution | None:
     modules = getattr(block, name, None)
-    return Convolution.of(modules[0].conv, upsample=name == "upsamplers") if modules else None
+    if not modules:
+        return None
+    conv: nn.Conv2d = modules[0].conv
+    if name == "downsamplers" and modules[0].padding == 0:
+        return Convolution(conv.weight, conv.bias, stride=2, padding=DOWN_PADDING)
+    return Convolution.of(conv, upsample=name == "upsamplers")
