@@ -57,16 +57,21 @@ class ReadAhead(BackpressurePolicy):  # type: ignore[misc]  # Ray has no types
 
     def can_add_input(self, op: PhysicalOperator) -> bool:
         """Tell whether the operator may start another task."""
-        return not self._is_ahead(op)
+        return self._room(op) != 0
 
     def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
-        """Return 0 where nothing may be taken from the operator's tasks now, so that these wait; else None."""
-        return 0 if self._is_ahead(op) else None
+        """Return how many bytes may be taken from the operator's tasks now, about as many as there is room for blocks.
 
-    def _is_ahead(self, op: PhysicalOperator) -> bool:
+        With 0 its tasks wait. None, for no limit, would take all that they have made, and what they make meanwhile.
+        """
+        room = self._room(op)
+        return room and max(1, round(room * (op.metrics.average_bytes_per_output or 0)))
+
+    def _room(self, op: PhysicalOperator) -> int | None:
+        """Return how many blocks more may wait for the actors that the operator reads for; None if it doesn't."""
         waiting = [
             self._topology[after].total_enqueued_input_blocks()  # the operator's output queue is one of its inputs
             for after in op.output_dependencies
             if isinstance(after, ActorPoolMapOperator)
         ]
-        return sum(waiting) >= self._blocks if waiting else False
+        return max(0, self._blocks - sum(waiting)) if waiting else None
