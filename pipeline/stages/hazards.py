@@ -146,13 +146,15 @@ class ProcessWatch:
         if suspects:
             singles = [[work] for work in works if work.is_wanted and work.identity in suspects]
             others = [work for work in works if not (work.is_wanted and work.identity in suspects)]
-            for portion in (*singles, others):
-                with self._gate(alone or portion is not others):
+            for portion in singles:
+                with self._gate(True):
                     self._begin(portion)
                     yield portion
-                    self._board.end(self.hand)  # before another thread goes on: it is not to stand beside it
-            return
-        self._board.end(self.hand)
+                    self._begin(())  # laid down before another thread goes on: it is not to stand beside it
+            with self._gate(alone):
+                self._begin(others)
+                yield others
+        self._board.end(self.hand)  # only now: if the process dies before, all of them are done anew
 
     def _begin(self, works: Sequence[Work]) -> Verdict:
         assert self._board is not None

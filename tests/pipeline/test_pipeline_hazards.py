@@ -185,13 +185,14 @@ class Crowd(Board):
                 return Verdict(suspects=frozenset(suspects))
             for image in images:
                 self.beside[image] = [other for each in self.held.values() for other in each]
-            self.held[hand] = list(images)
+            if images:
+                self.held[hand] = list(images)
             self.most = max(self.most, len(self.held))
             return Verdict()
 
     def end(self, hand: str) -> None:
         with self._lock:
-            self.held.pop(hand)
+            self.held.pop(hand, None)
 
 
 def in_threads(watch: ProcessWatch, blocks: Sequence[Sequence[Work]], *, alone: bool = False) -> None:
@@ -253,3 +254,25 @@ def test_each_thread_has_a_hand_of_its_own_and_keeps_it() -> None:
     thread.join()
     assert others[0] != watch.hand
     assert {each.partition(".")[0] for each in (watch.hand, *others)} == {watch.process}
+
+
+def test_suspects_that_are_done_do_not_hide_that_process_after_process_dies() -> None:
+    """Each process gets one image further and dies of what is no image's fault, such as a step that is too slow."""
+    account = CrashAccount()
+    block = [work("m", key, 0) for key in "abcd"]
+    account.begin("first", [each.identity for each in block])
+    reasons = []
+    for _ in range(40):
+        board = AccountBoard(account)
+        watch = ProcessWatch(board, 10)
+        reasons.append(account.arrive(watch.process))
+        for each in block:
+            each.error = None
+        portions = watch.portions(block)
+        next(portions)
+        next(portions)  # the first one is done; it dies with the second one in hand, of which it is not found guilty
+        account._deaths_alone.clear()
+        account._losses_alone.clear()
+        if reasons[-1]:
+            break
+    assert "it dies of something that is no image's fault" in str(reasons[-1])
