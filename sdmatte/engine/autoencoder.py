@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sdmatte.engine.attention import attend
 from sdmatte.engine.blocks import ResnetBlock, to_picture, to_tokens
-from sdmatte.engine.convolution import DOWN_PADDING, Convolution
+from sdmatte.engine.convolution import DOWN_PADDING, Convolution, precise
 from sdmatte.engine.norm import normalise
 from sdmatte.engine.runs import Axis, Counts, first_axis, worthwhile
 from sdmatte.vae import KLVAE
@@ -100,7 +100,7 @@ class Decoder:
         self._norm: nn.GroupNorm = decoder.conv_norm_out
         last: nn.Conv2d = decoder.conv_out
         assert last.bias is not None
-        weight, bias = last.weight.double(), last.bias.double()
+        weight, bias = precise(last.weight), precise(last.bias)
         self._last = Convolution(
             (weight.mean(0, keepdim=True) / 2).to(last.weight),
             ((bias.mean(0, keepdim=True) + 1) / 2).to(last.bias),
@@ -154,9 +154,9 @@ def _down(downsamplers: Any) -> Convolution | None:
 
 def _mean_of_posterior(last: nn.Conv2d, quantise: nn.Conv2d, factor: float) -> Convolution:
     half = quantise.weight.shape[0] // 2
-    matrix = quantise.weight[:half, :, 0, 0].double() * factor
+    matrix = precise(quantise.weight)[:half, :, 0, 0] * factor
     assert last.bias is not None
     assert quantise.bias is not None
-    weight = torch.einsum("oc,cixy->oixy", matrix, last.weight.double())
-    bias = matrix @ last.bias.double() + quantise.bias[:half].double() * factor
+    weight = torch.einsum("oc,cixy->oixy", matrix, precise(last.weight))
+    bias = matrix @ precise(last.bias) + precise(quantise.bias)[:half] * factor
     return Convolution(weight.to(last.weight), bias.to(last.weight), padding=1)

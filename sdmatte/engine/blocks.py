@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdmatte.engine.attention import Keys, SelfAttention, attend
-from sdmatte.engine.convolution import Convolution
+from sdmatte.engine.convolution import Convolution, precise
 from sdmatte.engine.norm import normalise
 from sdmatte.engine.runs import Counts, first_axis, worthwhile
 
@@ -49,8 +49,16 @@ class ResnetBlock:
 class CrossAttention(Protocol):
     """Attention to something else than the picture."""
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Map ``(B, T, C)`` to ``(B, T, C)``, before the output's projection."""
+    def __call__(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        """Attend, without the output's projection.
+
+        Args:
+            tokens: ``(B, T, C)``.
+            prompts: ``(B, L, h, w)``: latents of the prompt images.
+
+        Returns:
+            ``(B, T, C)``.
+        """
 
 
 class FixedContext:
@@ -65,7 +73,7 @@ class FixedContext:
         self._query, self._heads = attention.to_q, int(attention.heads)
         self._keys, self._values = attention.to_k(text), attention.to_v(text)
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, prompts: Tensor) -> Tensor:  # noqa: ARG002  # the text is all it looks at
         """See :class:`CrossAttention`."""
         batch = len(tokens)
         keys, values = self._keys.expand(batch, -1, -1), self._values.expand(batch, -1, -1)
@@ -85,25 +93,23 @@ class PromptContext:
 
     def __init__(self, attention: Any, convolution: nn.Conv2d) -> None:
         self._query, self._heads = attention.to_q, int(attention.heads)
-        both = torch.cat([attention.to_k.weight, attention.to_v.weight]).double()
-        weight = torch.einsum("oc,cixy->oixy", both, convolution.weight.double())
+        both = precise(torch.cat([attention.to_k.weight, attention.to_v.weight]))
+        weight = torch.einsum("oc,cixy->oixy", both, precise(convolution.weight))
         assert convolution.bias is not None
-        bias = both @ convolution.bias.double()
+        bias = both @ precise(convolution.bias)
         like = attention.to_k.weight
         weight = weight.to(like).contiguous(memory_format=torch.channels_last)  # so that tokens are a view
         self._project = Convolution(weight, bias.to(like), padding=1)
-        self._seen: list[tuple[Tensor, Tensor | None]] = []
 
-    def look_at(self, latents: Tensor) -> None:
-        """Set the latents of the batch's prompt images, ``(B, C, h, w)``.
+    def _see(self, latents: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Return what to attend to, for each latent: see :meth:`_distinct`.
 
         Equal keys are one key that counts as often: its logit grows by the logarithm of their number, which is exact.
         The tiny autoencoder makes thousands of them, wherever the prompt image is constant.
         """
         if latents.device.type != "cpu":  # looking for them would wait for the device
-            self._seen = [(to_tokens(each), None) for each in torch.split(self._project(latents), 1)]
-            return
-        self._seen = [self._distinct(latent) for latent in torch.split(latents, 1)]
+            return [(to_tokens(each), None) for each in torch.split(self._project(latents), 1)]
+        return [self._distinct(latent) for latent in torch.split(latents, 1)]
 
     def _distinct(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the tokens ``(1, K, 2 C)`` of one latent, and the logarithm of how often each counts, ``(K,)``."""
@@ -113,11 +119,11 @@ class PromptContext:
         kept = latent[:, :, rows.kept][:, :, :, columns.kept]
         return to_tokens(self._project(kept)), torch.outer(rows.counts, columns.counts).log().flatten()
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """See :class:`CrossAttention`."""
         queries = self._query(tokens)
         out = []
-        for query, (both, bias) in zip(torch.split(queries, 1), self._seen, strict=True):
+        for query, (both, bias) in zip(torch.split(queries, 1), self._see(prompts), strict=True):
             keys, values = both.chunk(2, dim=-1)
             out.append(attend(query, keys, values, self._heads, bias))
         return torch.cat(out)
@@ -136,9 +142,9 @@ class _TransformerLayer:
         self._wide: nn.Linear = block.ff.net[0].proj
         self._narrow: nn.Linear = block.ff.net[2]
 
-    def __call__(self, tokens: Tensor, keys: Sequence[Keys]) -> Tensor:
+    def __call__(self, tokens: Tensor, keys: Sequence[Keys], prompts: Tensor) -> Tensor:
         tokens = self._out[0](self._self(self._norms[0](tokens), keys)).add_(tokens)
-        tokens = self._out[1](self._cross(self._norms[1](tokens))).add_(tokens)
+        tokens = self._out[1](self._cross(self._norms[1](tokens), prompts)).add_(tokens)
         value, gate = self._wide(self._norms[2](tokens)).chunk(2, dim=-1)
         out: Tensor = self._narrow(F.gelu(gate).mul_(value)).add_(tokens)
         return out
@@ -158,17 +164,18 @@ class Transformer:
         pairs = zip(module.transformer_blocks, cross, strict=True)
         self._layers = [_TransformerLayer(block, context) for block, context in pairs]
 
-    def __call__(self, x: Tensor, keys: Sequence[Keys]) -> Tensor:
+    def __call__(self, x: Tensor, keys: Sequence[Keys], prompts: Tensor) -> Tensor:
         """Return a picture of ``x``'s size.
 
         Args:
             x: ``(B, C, H, W)``.
             keys: Of each sample, on this grid.
+            prompts: ``(B, L, h, w)``: latents of the prompt images.
         """
         tokens = to_tokens(normalise(x, self._norm, activate=False))
         tokens = F.linear(tokens, *self._into)
         for layer in self._layers:
-            tokens = layer(tokens, keys)
+            tokens = layer(tokens, keys, prompts)
         return to_picture(F.linear(tokens, *self._out_of), x).add_(x)
 
 

@@ -76,7 +76,7 @@ class Engine:
         """
         if self._device.type == "cuda" and pixels.device.type == "cpu":
             pixels = pixels.pin_memory()  # the copy then runs beside what the device computes
-        pixels = pixels.to(self._device, torch.float32, non_blocking=True)
+        pixels = pixels.to(self._device, torch.float32, non_blocking=self._device.type == "cuda")
         pixels = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=self._layout)
         return self._encoder(pixels)
 

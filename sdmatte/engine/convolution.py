@@ -25,6 +25,11 @@ DOWN_PADDING = (0, 1, 0, 1)
 """diffusers' strided convolutions without padding of their own get it on the right and below only."""
 
 
+def precise(weight: Tensor) -> Tensor:
+    """Return a weight in float64 on the CPU, where weights are folded: not all devices have float64."""
+    return weight.detach().to("cpu", torch.float64)
+
+
 class Convolution:
     """A convolution with what stands before it; upsampling by 2 may be in between.
 
@@ -61,7 +66,7 @@ class Convolution:
         self._small: Winograd | None = None
         self._weight = weight
         if upsample and plain:
-            parts = [phase(weight, p, q)[:, :, p : p + 2, q : q + 2] for p in (0, 1) for q in (0, 1)]
+            parts = [phase(precise(weight), p, q)[:, :, p : p + 2, q : q + 2] for p in (0, 1) for q in (0, 1)]
             self._weight = torch.cat(parts).to(weight)
         if weight.is_contiguous(memory_format=torch.channels_last):
             self._weight = self._weight.contiguous(memory_format=torch.channels_last)

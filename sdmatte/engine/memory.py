@@ -21,8 +21,9 @@ def keep_pages() -> None:
     """Make the C library keep freed memory of this process for the next tensor, instead of returning it each time.
 
     Activations are hundreds of megabytes each. By default glibc maps every one anew, and the kernel clears it page by
-    page on first touch: that took 3/4 of the time of an element-wise operation. The process's memory then stays at its
-    peak. Without glibc nothing happens.
+    page on first touch: that took 3/4 of the time of an element-wise operation. It holds for the whole process, whose
+    memory then stays at its peak. glibc does it for the main thread only: others pay as before. Without glibc nothing
+    happens.
     """
     if not sys.platform.startswith("linux"):
         return

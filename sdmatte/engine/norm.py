@@ -41,8 +41,8 @@ def group_affine(x: Tensor, norm: nn.GroupNorm, counts: Counts | None = None) ->
     mean, variance = (torch.stack(each).view(batch, norm.num_groups, -1) for each in zip(*moments, strict=True))
     centre = mean.mean(2, keepdim=True)
     spread = (variance + (mean - centre) ** 2).mean(2, keepdim=True)
-    scale = norm.weight.double().view(1, norm.num_groups, -1) / torch.sqrt(spread + norm.eps)
-    shift = norm.bias.double().view(1, norm.num_groups, -1) - centre * scale
+    scale = norm.weight.to(spread.dtype).view(1, norm.num_groups, -1) / torch.sqrt(spread + norm.eps)
+    shift = norm.bias.to(spread.dtype).view(1, norm.num_groups, -1) - centre * scale
     return Affine(scale.float().view(batch, channels), shift.float().view(batch, channels))
 
 
@@ -75,7 +75,7 @@ def normalise(x: Tensor, norm: nn.GroupNorm, *, activate: bool, counts: Counts |
 
 
 def _weighted_moments(pixels: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance of each channel of ``(H, W, C)``, float64, with rows and columns counted."""
+    """Return the mean and the variance of each channel of ``(H, W, C)``, with rows and columns counted."""
     rows, columns = (each / each.sum() for each in (counts.rows, counts.columns))
 
     def mean(values: Tensor) -> Tensor:
@@ -84,7 +84,9 @@ def _weighted_moments(pixels: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
     values = pixels.float()
     centre = mean(values)
     around = values - centre
-    return centre.double(), mean(around.mul_(around)).double()
+    variance = mean(around.mul_(around))
+    # The few numbers that follow are computed in float64, where the device has it.
+    return (centre.double(), variance.double()) if pixels.device.type in ("cpu", "cuda") else (centre, variance)
 
 
 def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +98,7 @@ def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
         around = strip - mean
         means.append(mean)
         squares.append(around.mul_(around).sum(0))
-    counts = torch.tensor([len(strip) for strip in strips], dtype=torch.float64)[:, None]
+    counts = torch.tensor([len(strip) for strip in strips], dtype=torch.float64, device="cpu")[:, None]
     mean = torch.stack(means).double()
     total = (mean * counts).sum(0) / len(pixels)
     variance = (torch.stack(squares).double() + counts * (mean - total) ** 2).sum(0) / len(pixels)

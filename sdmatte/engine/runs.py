@@ -52,7 +52,7 @@ class Axis:
             if shrink and not varies[start] and last > first:
                 keep[first:last] = False
         self.kept = torch.nonzero(keep)[:, 0]
-        self.counts = torch.diff(self.kept, append=torch.tensor([len(varies)])).float()
+        self.counts = torch.diff(self.kept, append=torch.tensor([len(varies)], device="cpu")).float()
 
     def whole(self) -> Axis:
         """Return the same axis with nothing left out."""
@@ -61,7 +61,7 @@ class Axis:
     def below(self, convolutions: int) -> Axis:
         """Return the axis of the next level, behind a convolution of stride 2 and some of stride 1."""
         pairs = self._varies.view(-1, 2).any(1)
-        after = torch.cat([self._varies[2::2], torch.tensor([True])])  # the third row of the kernel
+        after = torch.cat([self._varies[2::2], torch.tensor([True], device="cpu")])  # the third row of the kernel
         return Axis(spread(pairs | after, convolutions))
 
     def gather(self, above: Axis) -> Tensor:
@@ -76,7 +76,7 @@ def first_axis(rows: Tensor, convolutions: int) -> Axis:
         rows: ``(N, M)``, on the CPU; N is even.
         convolutions: Of stride 1.
     """
-    ends = torch.zeros(len(rows), dtype=torch.bool)
+    ends = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
     ends[1:] = (rows[1:] != rows[:-1]).any(1)
     ends[:-1] |= ends[1:].clone()  # both rows beside a change
     ends[0] = ends[-1] = True  # the border of zeros is one

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
-from sdmatte.engine.convolution import Convolution
+from sdmatte.engine.convolution import Convolution, precise
 from sdmatte.vae import TinyVAE
 
 Layer = Callable[[Tensor], Tensor]
@@ -40,7 +40,7 @@ class TinyDecoder:
         layers: Any = vae.decoder.layers
         last: nn.Conv2d = layers[-1]
         assert last.bias is not None
-        weight, bias = (each.double().mean(0, keepdim=True).to(each) for each in (last.weight, last.bias))
+        weight, bias = (precise(each).mean(0, keepdim=True).to(each) for each in (last.weight, last.bias))
         self._first, *self._layers = [*_layers(layers[:-1]), Convolution(weight, bias, padding=1)]
         self._factor = float(vae.config.scaling_factor)
 

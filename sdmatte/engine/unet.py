@@ -29,7 +29,6 @@ class UNet:
     def __init__(self, unet: PromptUNet, text: Tensor, dtype: torch.dtype) -> None:
         self._unet, self._dtype = unet, dtype
         self._text = text
-        self._prompts: list[PromptContext] = []
         self._first = Convolution.of(unet.conv_in)
         self._down = [(self._columns(block), _resampler(block, "downsamplers")) for block in unet.down_blocks]
         middle = unet.mid_block
@@ -60,8 +59,6 @@ class UNet:
             opaque: ``(B,)``.
         """
         embedding = F.silu(self._unet.condition(coordinates, opaque, torch.float32)).to(self._dtype)
-        for context in self._prompts:
-            context.look_at(prompt_latent)
         if "masked_self_attention" in self._unet.without:
             inside = torch.ones_like(inside)
         keys = _KeysByGrid(inside, image_latent.device)
@@ -71,18 +68,18 @@ class UNet:
         for columns, down in self._down:
             for block, attention in columns:
                 hidden = block(hidden, embedding)
-                hidden = hidden if attention is None else attention(hidden, keys.of(hidden))
+                hidden = hidden if attention is None else attention(hidden, keys.of(hidden), prompt_latent)
                 skips.append(hidden)
             if down is not None:
                 hidden = down(hidden)
                 skips.append(hidden)
         hidden = self._before(hidden, embedding)
         for attention, block in self._middle:
-            hidden = block(attention(hidden, keys.of(hidden)), embedding)
+            hidden = block(attention(hidden, keys.of(hidden), prompt_latent), embedding)
         for columns, up in self._up:
             for block, attention in columns:
                 hidden = block(torch.cat([hidden, skips.pop()], dim=1), embedding)
-                hidden = hidden if attention is None else attention(hidden, keys.of(hidden))
+                hidden = hidden if attention is None else attention(hidden, keys.of(hidden), prompt_latent)
             hidden = hidden if up is None else up(hidden)
         return self._last(normalise(hidden, self._unet.conv_norm_out, activate=True))
 
@@ -98,9 +95,7 @@ class UNet:
         contexts: list[CrossAttention] = []
         for block in module.transformer_blocks:
             if sees_prompt:
-                prompt = PromptContext(block.attn2, self._unet.aux_conv_in)
-                self._prompts.append(prompt)
-                contexts.append(prompt)
+                contexts.append(PromptContext(block.attn2, self._unet.aux_conv_in))
             else:
                 contexts.append(FixedContext(block.attn2, self._text))
         return Transformer(module, contexts)

@@ -114,7 +114,8 @@ class Winograd:
             at = slice(first, min(first + samples, batch))
             for top in range(0, down, rows):
                 self._strip(pixels, out, at, range(top, min(top + rows, down)), biases, before)
-        return out[:, : height * self.scale, : width * self.scale].permute(0, 3, 1, 2)
+        out = out[:, : height * self.scale, : width * self.scale].contiguous()  # sides that are no multiples of 4
+        return out.permute(0, 3, 1, 2)
 
     def _strip(
         self, pixels: Tensor, out: Tensor, at: slice, rows: range, biases: Tensor | None, before: Affine | None
