@@ -143,8 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {}
     with tempfile.TemporaryDirectory(prefix="memory-") as name:
         for case in cases(arguments.many):
-            found[case.name] = run(case, Path(name))
-            print(f"{case.name}: {found[case.name]['seconds']:.0f} s", flush=True)
+            try:
+                found[case.name] = run(case, Path(name))
+            except BenchmarkError as error:
+                print(f"memory: {error}", file=sys.stderr)
+                return 1
+            print(table({case.name: found[case.name]}), flush=True)
     verdicts = judge(found)
     if arguments.json:
         report = {"runs": found, "targets": [asdict(each) | {"met": each.met} for each in verdicts]}

@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # for `support`: servers that the tests use, too
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for `benchmarks`, when run as a script
 
-from benchmarks.pipeline_runs import Pace, engine, pipeline, plain
+from benchmarks.pipeline_runs import BenchmarkError, Pace, engine, pipeline, plain
 from benchmarks.pipeline_set import Corpus, corpus
 from benchmarks.scores import Verdict
 from pipeline.cluster import usable_cpus
@@ -231,7 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with s3_server(folder) as store:
             bench = Bench(store, folder, usable_cpus())
             print(f"S3 server: {store.name}; {bench.cores} cores, which it shares; load {os.getloadavg()[0]:.1f}")
-            measure(bench, arguments.rounds)
+            try:
+                measure(bench, arguments.rounds)
+            except BenchmarkError as error:
+                print(f"pipeline: {error}", file=sys.stderr)
+                return 1
     verdicts = judge(bench)
     print(f"\n{tables(bench)}\n\n{notes(bench)}\nmeasured in {time.monotonic() - start:.0f} s\n")
     if arguments.json:
