@@ -92,6 +92,8 @@ def started_ray(address: str | None, cpus: int, object_store_mb: int) -> Iterato
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # binds to loopback on every system
+        # The model's thread then shares the main thread's memory, which keeps its pages (sdmatte/engine/memory.py).
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its complaint about every actor pool is harmless
         for name in _FOR_DASHBOARDS:
             os.environ.setdefault(name, "0")

@@ -22,8 +22,8 @@ def keep_pages() -> None:
 
     Activations are hundreds of megabytes each. By default glibc maps every one anew, and the kernel clears it page by
     page on first touch: that took 3/4 of the time of an element-wise operation. It holds for the whole process, whose
-    memory then stays at its peak. glibc does it for the main thread only: others pay as before. Without glibc nothing
-    happens.
+    memory then stays at its peak. glibc does it for the main thread only, unless the process was started with
+    ``MALLOC_ARENA_MAX=1``: other threads pay as before. Without glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return
